@@ -1,0 +1,16 @@
+"""Errors whose message is meant for the person at the keyboard: what was wrong, what was expected, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in input or set-up. The command line prints the message without a traceback."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint such as ``did you mean 'focal'? Known: a, b`` for a name that is not in ``known``."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}"

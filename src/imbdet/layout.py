@@ -1,0 +1,99 @@
+"""Where each file of a study lies. The Snakefile, the DVC pipeline, the commands and the tests all ask here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imbdet.config import Study
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one study, relative to the project's root.
+
+    Small records and figures are in Git; annotations, weights, detections and logits are in DVC's cache; images are
+    in neither: a manifest of hashes stands for them, and the same command makes or fetches them again.
+    """
+
+    study: str
+    data_folder: str
+
+    @classmethod
+    def of(cls, study: Study) -> "Layout":
+        return cls(study.name, study.data.folder)
+
+    # Data
+    def annotations(self, split: str) -> Path:
+        """COCO annotations of ``train`` or ``val`` (DVC)."""
+        return Path(self.data_folder) / "annotations" / f"instances_{split}.json"
+
+    def images(self, split: str) -> Path:
+        """Folder of the images of a split (neither Git nor DVC)."""
+        return Path(self.data_folder) / split
+
+    # Records, in Git
+    @property
+    def results(self) -> Path:
+        return Path("results") / self.study
+
+    @property
+    def manifest(self) -> Path:
+        """Source, counts and hashes of the data set."""
+        return self.results / "data.json"
+
+    @property
+    def census(self) -> Path:
+        """Foreground, background and ignored anchors by level, and boxes by class."""
+        return self.results / "census.json"
+
+    @property
+    def structure(self) -> Path:
+        """The detector as built: levels, strides, shapes, anchors."""
+        return self.results / "detector.json"
+
+    @property
+    def examples(self) -> Path:
+        """Ground truth and detections of a few images; their pixels only where the data are generated."""
+        return self.results / "examples.json"
+
+    def training(self, experiment: str) -> Path:
+        """Record of a training: configuration, versions, hardware, time."""
+        return self.results / experiment / "training.json"
+
+    def loss_curve(self, experiment: str) -> Path:
+        """Step, learning rate and loss terms (CSV)."""
+        return self.results / experiment / "loss_curve.csv"
+
+    def evaluation(self, experiment: str) -> Path:
+        """AP, AR, per-class figures and counts."""
+        return self.results / experiment / "evaluation.json"
+
+    def precision_recall(self, experiment: str) -> Path:
+        """Precision at 101 recalls by IoU threshold (CSV)."""
+        return self.results / experiment / "precision_recall.csv"
+
+    def cumulative_loss(self, experiment: str) -> Path:
+        """Cumulative normalised focal loss by gamma, foreground and background (CSV)."""
+        return self.results / experiment / "cumulative_loss.csv"
+
+    # Large outputs, in DVC's cache
+    def weights(self, experiment: str) -> Path:
+        return Path("models") / self.study / f"{experiment}.pt"
+
+    def detections(self, experiment: str) -> Path:
+        """Every detection on the val split (npz)."""
+        return Path("predictions") / self.study / experiment / "detections.npz"
+
+    def logits(self, experiment: str) -> Path:
+        """Sampled foreground and background logits (npz)."""
+        return Path("predictions") / self.study / experiment / "logits.npz"
+
+    # State for resuming: declared to neither tool, both of which delete declared outputs
+    def scratch(self, experiment: str) -> Path:
+        return Path("scratch") / self.study / experiment
+
+    # Figures
+    @property
+    def figures(self) -> Path:
+        return Path("paper_figures") / self.study

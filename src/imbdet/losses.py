@@ -1,0 +1,249 @@
+"""Elementwise losses of one logit, and their sum over the classes of each candidate without temporaries.
+
+Every classification loss here is a function of the margin ``x_t = y x`` alone (y = +1 for the target class, -1
+otherwise), so each is one small class with the loss ``value(x_t)`` and its derivative ``slope(x_t)``. The public
+elementwise functions and the fused path for dense heads share these two formulas. Half-precision logits are promoted
+to fp32, fp32 and fp64 stay as they are.
+
+Source of the equations: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (section 3, appendices A and B).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Rows of a block of the eager path: 80 classes in fp32 and a few temporaries then fit a core's second-level cache.
+BLOCK_ELEMENTS = 1 << 16
+
+
+class MarginLoss(Protocol):
+    """A loss of the margin x_t and its derivative with respect to x_t, both elementwise."""
+
+    def value(self, x_t: Tensor) -> Tensor: ...
+    def slope(self, x_t: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """CE = -log p_t with p_t = sigmoid(x_t); dCE/dx_t = p_t - 1."""
+
+    def value(self, x_t: Tensor) -> Tensor:
+        return -F.logsigmoid(x_t)
+
+    def slope(self, x_t: Tensor) -> Tensor:
+        return -torch.sigmoid(-x_t)
+
+
+@dataclass(frozen=True)
+class Focal:
+    """FL = (1 - p_t)^gamma (-log p_t), equation 4; dFL/dx_t = (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1)."""
+
+    gamma: float
+
+    def __post_init__(self) -> None:
+        if not self.gamma >= 0:
+            raise ValueError(f"focal loss needs gamma >= 0, got {self.gamma}")
+
+    def value(self, x_t: Tensor) -> Tensor:
+        return -_power(torch.sigmoid(-x_t), self.gamma) * F.logsigmoid(x_t)
+
+    def slope(self, x_t: Tensor) -> Tensor:
+        # In terms of q = 1 - p_t: the paper's form takes 1 - p_t after rounding and loses q where p_t is near 1.
+        q = torch.sigmoid(-x_t)
+        return _power(q, self.gamma) * (self.gamma * (1 - q) * F.logsigmoid(x_t) - q)
+
+
+@dataclass(frozen=True)
+class FocalStar:
+    """FL* = -log(sigmoid(gamma x_t + beta)) / gamma, appendix A; dFL*/dx_t = sigmoid(gamma x_t + beta) - 1."""
+
+    gamma: float
+    beta: float
+
+    def __post_init__(self) -> None:
+        if not self.gamma > 0:
+            raise ValueError(f"FL* divides by gamma and needs gamma > 0, got {self.gamma}")
+
+    def value(self, x_t: Tensor) -> Tensor:
+        return -F.logsigmoid(self.gamma * x_t + self.beta) / self.gamma
+
+    def slope(self, x_t: Tensor) -> Tensor:
+        return -torch.sigmoid(-(self.gamma * x_t + self.beta))
+
+
+def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy of each logit.
+
+    Args:
+        logits: [N, C], any float dtype.
+        targets: [N, C], 1 for the target class and 0 otherwise, or soft labels between.
+
+    Returns:
+        [N, C], not reduced; fp32 for half-precision logits.
+    """
+    return _elementwise(CrossEntropy(), logits, targets, None)
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float | None, gamma: float) -> Tensor:
+    """Focal loss of each logit, Lin et al. 2017 equation 5.
+
+    Args:
+        logits: [N, C], any float dtype.
+        targets: [N, C], 1 for the target class and 0 otherwise, or soft labels t: t times the loss of a target plus
+            1 - t times that of a non-target.
+        alpha: weight of targets, 1 - alpha of the others; None for none.
+        gamma: focusing parameter, at least 0; 0 is (alpha-balanced) cross entropy.
+
+    Returns:
+        [N, C], not reduced; fp32 for half-precision logits.
+
+    Raises:
+        ValueError: gamma below 0.
+    """
+    return _elementwise(Focal(gamma), logits, targets, alpha)
+
+
+def sigmoid_focal_star_loss(logits: Tensor, targets: Tensor, alpha: float | None, gamma: float, beta: float) -> Tensor:
+    """FL* of each logit, Lin et al. 2017 appendix A; arguments as :func:`sigmoid_focal_loss`, gamma above 0.
+
+    Raises:
+        ValueError: gamma not above 0.
+    """
+    return _elementwise(FocalStar(gamma, beta), logits, targets, alpha)
+
+
+def sum_over_classes(
+    loss: MarginLoss, logits: Tensor, label: Tensor, alpha: float | None, compiled: bool = False
+) -> Tensor:
+    """Loss of each candidate, summed over its classes, in the memory of one gradient.
+
+    The same numbers as ``sigmoid_*_loss(logits, one_hot(label)).sum(1)`` with ignored rows zero, but nothing of size
+    [N, K] is kept for backward, which computes the gradient from the logits again, a block of rows at a time, or in
+    one kernel fused by ``torch.compile``.
+
+    Args:
+        loss: what each logit costs.
+        logits: [N, K], any float dtype. Rows that are ignored may hold anything, NaN included.
+        label: [N] int64; 0..K-1 foreground, K background, -1 ignored.
+        alpha: weight of targets, 1 - alpha of the others; None for none.
+        compiled: use a fused kernel. It takes some seconds to compile once a process and needs a compiler.
+
+    Returns:
+        [N] fp32 (fp64 for fp64 logits), 0 where ignored; its gradient is 0 there too.
+    """
+    result: Tensor = _SumOverClasses.apply(logits, label, loss, alpha, compiled)  # type: ignore[no-untyped-call]
+    return result
+
+
+def smooth_l1(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:
+    """Smooth L1 loss, unreduced: ``d^2 / (2 beta)`` for ``|d| < beta``, else ``|d| - beta / 2``; L1 for beta 0.
+
+    Args:
+        deltas: [..., 4] predicted box offsets; half precision is promoted to fp32.
+        targets: [..., 4] offsets of the ground truth.
+        beta: where the parabola meets the line, at least 0.
+    """
+    return F.smooth_l1_loss(_promote(deltas), targets, reduction="none", beta=beta)
+
+
+def _promote(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _power(q: Tensor, gamma: float) -> Tensor:
+    """``q ** gamma``; a product where one is enough, as pow costs more than the rest of the loss."""
+    if gamma == 0:
+        return torch.ones_like(q)
+    if gamma == 1:
+        return q
+    return q * q if gamma == 2 else q**gamma
+
+
+def _elementwise(loss: MarginLoss, logits: Tensor, targets: Tensor, alpha: float | None) -> Tensor:
+    x = _promote(logits)
+    positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    as_target: Tensor = _Margin.apply(x, loss)  # type: ignore[no-untyped-call]
+    as_other: Tensor = _Margin.apply(-x, loss)  # type: ignore[no-untyped-call]
+    targets = targets.to(x.dtype)
+    return positive * targets * as_target + negative * (1 - targets) * as_other
+
+
+class _Margin(torch.autograd.Function):
+    """value(x_t) with slope(x_t) as its derivative: autograd through q**gamma gives 0 * inf at saturated logits."""
+
+    @staticmethod
+    def forward(ctx: Any, x_t: Tensor, loss: MarginLoss) -> Tensor:
+        ctx.save_for_backward(x_t)
+        ctx.loss = loss
+        return loss.value(x_t)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (x_t,) = ctx.saved_tensors
+        return grad * ctx.loss.slope(x_t), None
+
+
+class _SumOverClasses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None, compiled: bool
+    ) -> Tensor:
+        ctx.save_for_backward(logits, label)
+        ctx.rest = loss, alpha, compiled
+        return _value_kernel(compiled)(logits, label, loss, alpha)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        logits, label = ctx.saved_tensors
+        loss, alpha, compiled = ctx.rest
+        return _slope_kernel(compiled)(logits, label, grad, loss, alpha), None, None, None, None
+
+
+def _values(logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
+    """[n, K] logits and [n] labels to [n] losses."""
+    x_t, _, weight = _margins(logits, label, alpha)
+    return torch.where(label >= 0, (weight * loss.value(x_t)).sum(1), 0.0)
+
+
+def _slopes(logits: Tensor, label: Tensor, grad: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
+    """[n, K] logits, [n] labels and [n] gradients of the losses to [n, K] gradients of the logits."""
+    x_t, sign, weight = _margins(logits, label, alpha)
+    slope = grad[:, None] * weight * sign * loss.slope(x_t)
+    return torch.where((label >= 0)[:, None], slope, 0.0).to(logits.dtype)
+
+
+def _margins(logits: Tensor, label: Tensor, alpha: float | None) -> tuple[Tensor, Tensor, Tensor | float]:
+    """x_t, y and alpha_t of each logit."""
+    x = _promote(logits)
+    target = torch.arange(logits.shape[1], device=logits.device) == label[:, None]
+    sign = torch.where(target, 1.0, -1.0).to(x.dtype)
+    weight = 1.0 if alpha is None else torch.where(target, alpha, 1 - alpha).to(x.dtype)
+    return sign * x, sign, weight
+
+
+def _values_by_block(logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
+    rows = max(1, BLOCK_ELEMENTS // logits.shape[1])
+    blocks = zip(logits.split(rows), label.split(rows), strict=True)
+    return torch.cat([_values(x, y, loss, alpha) for x, y in blocks])
+
+
+def _slopes_by_block(logits: Tensor, label: Tensor, grad: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
+    rows = max(1, BLOCK_ELEMENTS // logits.shape[1])
+    out = torch.empty_like(logits)
+    for o, x, y, g in zip(out.split(rows), logits.split(rows), label.split(rows), grad.split(rows), strict=True):
+        o.copy_(_slopes(x, y, g, loss, alpha))
+    return out
+
+
+@cache
+def _value_kernel(compiled: bool) -> Any:
+    return torch.compile(_values, dynamic=False) if compiled else _values_by_block
+
+
+@cache
+def _slope_kernel(compiled: bool) -> Any:
+    return torch.compile(_slopes, dynamic=False) if compiled else _slopes_by_block
