@@ -1,0 +1,205 @@
+"""COCO annotation files as arrays: contiguous labels, xyxy boxes, crowd regions apart."""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imbdet.errors import UserError
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The K categories of a data set in the order of their labels: label 0 is the smallest category id.
+
+    ids: [K] int64, ascending. names: K names.
+    """
+
+    ids: Ints
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def labels(self, category_ids: Ints) -> Ints:
+        """Labels 0..K-1 of category ids, same shape; -1 for an id that is not a category."""
+        position = np.minimum(np.searchsorted(self.ids, category_ids), len(self) - 1)
+        return np.where(self.ids[position] == category_ids, position, -1)
+
+    def category_ids(self, labels: Ints) -> Ints:
+        """Category ids of labels 0..K-1, same shape."""
+        return self.ids[labels]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Boxes of all images in flat arrays, sorted by image and within an image in the order of the file.
+
+    boxes: [G, 4] fp32 xyxy, pixels of the original image. labels: [G] int64, 0..K-1. ids: [G] int64, annotation ids.
+    starts: [I + 1] int64, image i has rows starts[i] to starts[i + 1].
+    """
+
+    boxes: NDArray[np.float32]
+    labels: Ints
+    ids: Ints
+    starts: Ints
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def rows(self, image: int) -> slice:
+        """The rows of the image at position ``image``."""
+        return slice(int(self.starts[image]), int(self.starts[image + 1]))
+
+    @property
+    def images(self) -> Ints:
+        """[G] int64, position of each region's image."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One split, images sorted by id.
+
+    image_ids: [I] int64. file_names: I paths inside the split's folder. sizes: [I, 2] int64, height and width, pixels.
+    """
+
+    path: Path
+    categories: Categories
+    image_ids: Ints
+    file_names: tuple[str, ...]
+    sizes: Ints
+    objects: Regions
+    crowds: Regions
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises :class:`UserError` where it is absent or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run `python -m imbdet data` with the study's config") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}); remove it and run `python -m imbdet data` again"
+        ) from None
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read and check a COCO annotation file (boxes only).
+
+    Boxes without area, such as annotation 918 of COCO 2017, are dropped with a warning. Raises :class:`UserError`,
+    naming file, annotation and image, for a file that is missing, not JSON or lacks keys; for ids that are repeated or
+    unknown; for boxes that are not four finite numbers; for file names that lead out of the image folder.
+    """
+    raw = read_json(path)
+    images = sorted(_records(raw, "images", path), key=lambda record: _integer(record, "id", "an image", path))
+    categories = sorted(
+        _records(raw, "categories", path), key=lambda record: _integer(record, "id", "a category", path)
+    )
+    records = _records(raw, "annotations", path)
+    if not images or not categories:
+        raise UserError(f"{path}: 'images' and 'categories' must not be empty")
+    image_ids = _unique(_column(images, "id", "image", path), "image", path)
+    known = Categories(
+        _unique(_column(categories, "id", "category", path), "category", path),
+        tuple(str(record.get("name", record["id"])) for record in categories),
+    )
+    sizes = np.stack([_column(images, key, "image", path) for key in ("height", "width")], axis=1)
+    objects, crowds = _regions(records, image_ids, known, path)
+    return Annotations(path, known, image_ids, _file_names(images, path), sizes, objects, crowds)
+
+
+def _regions(records: list[Any], image_ids: Ints, categories: Categories, path: Path) -> tuple[Regions, Regions]:
+    """Objects and crowd regions of all images."""
+    ids = _unique(_column(records, "id", "annotation", path), "annotation", path)
+    image_id = _column(records, "image_id", "annotation", path)
+    category_id = _column(records, "category_id", "annotation", path)
+    image = np.minimum(np.searchsorted(image_ids, image_id), len(image_ids) - 1)
+    labels = categories.labels(category_id)
+    for wrong, what, value in (
+        (image_ids[image] != image_id, "image", image_id),
+        (labels < 0, "category", category_id),
+    ):
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise UserError(f"{path}: annotation {ids[i]} names {what} {value[i]}, which the file does not list")
+    boxes = _boxes(records, ids, image_id, path)
+    crowd = np.array([bool(record.get("iscrowd", 0)) for record in records], dtype=bool)
+    solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    if not solid.all():
+        i = int(np.argmin(solid))
+        warnings.warn(
+            f"{path}: dropped {(~solid).sum()} boxes without area, first annotation {ids[i]} of image {image_id[i]}",
+            stacklevel=3,
+        )
+    order = np.argsort(image, kind="stable")
+
+    def select(keep: NDArray[np.bool_]) -> Regions:
+        rows = order[keep[order]]
+        starts = np.searchsorted(image[rows], np.arange(len(image_ids) + 1))
+        return Regions(boxes[rows].astype(np.float32), labels[rows], ids[rows], starts)
+
+    return select(solid & ~crowd), select(solid & crowd)
+
+
+def _boxes(records: list[Any], ids: Ints, image_ids: Ints, path: Path) -> NDArray[np.float64]:
+    """Boxes [n, 4] xyxy, from xywh; every value finite."""
+    boxes = np.zeros((len(records), 4))
+    for i, record in enumerate(records):
+        try:
+            boxes[i] = [float(value) for value in record["bbox"]]
+        except (KeyError, TypeError, ValueError):
+            boxes[i] = np.nan
+    finite = np.isfinite(boxes).all(axis=1)
+    if not finite.all():
+        i = int(np.argmin(finite))
+        raise UserError(
+            f"{path}: annotation {ids[i]} of image {image_ids[i]} has bbox {records[i].get('bbox')!r}; "
+            "expected [x, y, width, height], four finite numbers in pixels"
+        )
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def _records(raw: Any, key: str, path: Path) -> list[Any]:
+    records = raw.get(key) if isinstance(raw, dict) else None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path} is no COCO annotation file: it needs a list of records under {key!r}")
+    return records
+
+
+def _integer(record: dict[str, Any], key: str, what: str, path: Path) -> int:
+    value = record.get(key)
+    if not isinstance(value, int):
+        raise UserError(f"{path}: {what} has {key} {value!r}; expected an integer ({str(record)[:80]})")
+    return value
+
+
+def _column(records: list[Any], key: str, what: str, path: Path) -> Ints:
+    name = f"{'an' if what[0] in 'ai' else 'a'} {what}"
+    return np.array([_integer(record, key, name, path) for record in records], dtype=np.int64)
+
+
+def _unique(ids: Ints, what: str, path: Path) -> Ints:
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise UserError(
+            f"{path}: {what} id {values[np.argmax(counts)]} stands {counts.max()} times; ids must be unique"
+        )
+    return ids
+
+
+def _file_names(images: list[Any], path: Path) -> tuple[str, ...]:
+    names = tuple(record.get("file_name") for record in images)
+    for record, name in zip(images, names, strict=True):
+        parts = PurePosixPath(name) if isinstance(name, str) and name else None
+        if parts is None or parts.is_absolute() or ".." in parts.parts:
+            raise UserError(f"{path}: image {record['id']} has file_name {name!r}; expected a path inside its folder")
+    return names
