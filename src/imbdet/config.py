@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from imbdet.errors import UserError, nearest
 
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[int, int], Field(description="smallest and largest number, both included")]
@@ -39,7 +40,7 @@ class ShapesData(Section):
     classes: Annotated[int, Field(ge=1, le=8)]
     tail_exponent: Annotated[float, Field(ge=0, description="class k of 0..K-1 has frequency ~ (k+1)^-exponent")]
     objects: Range
-    box_size: Annotated[tuple[Share, Share], Field(description="smallest and largest box side over the image's side")]
+    box_size: Annotated[tuple[PositiveShare, PositiveShare], Field(description="smallest and largest side, in image sides")]
     distractors: Range
     jittered_boxes: Annotated[Share, Field(description="share of the training boxes that are moved")] = 0.0
     jitter: Annotated[Share, Field(description="how far, as a share of the box's side")] = 0.0

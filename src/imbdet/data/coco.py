@@ -3,13 +3,15 @@
 import json
 import warnings
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imbdet.data.archives import leads_out
 from imbdet.errors import UserError
+from imbdet.files import write_text
 
 Ints = NDArray[np.int64]
 
@@ -79,26 +81,52 @@ class Annotations:
     crowds: Regions
 
 
+def parse_json(content: bytes, path: Path) -> Any:
+    """Parse JSON that was read from ``path``. Raises :class:`UserError` where it is not JSON."""
+    try:
+        return json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it, or remove it and make it again") from None
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises :class:`UserError` where it is absent or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run `python -m imbdet data` with the study's config") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error}); remove it and run `python -m imbdet data` again"
-        ) from None
+        raise UserError(f"{path} does not exist; `python -m imbdet data` with the study's config makes it") from None
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Read and check a COCO annotation file (boxes only).
+    """Read and check a COCO annotation file; see :func:`parse_annotations`."""
+    return parse_annotations(read_json(path), path)
+
+
+def write_annotations(path: Path, content: Any, source: Path) -> Annotations:
+    """Check annotations that came from ``source`` and write what detection needs of them: without masks, a fifth."""
+    annotations = parse_annotations(content, source)
+    kept = {
+        "images": ("id", "file_name", "width", "height"),
+        "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
+        "categories": ("id", "name"),
+    }
+    reduced = {
+        part: [{key: record[key] for key in keys if key in record} for record in content[part]]
+        for part, keys in kept.items()
+    }
+    text = json.dumps(reduced, separators=(",", ":")) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a new date would make workflows start again
+        write_text(path, text)
+    return annotations
+
+
+def parse_annotations(raw: Any, path: Path) -> Annotations:
+    """Check the content of the COCO annotation file ``path`` and turn it into arrays (boxes only).
 
     Boxes without area, such as annotation 918 of COCO 2017, are dropped with a warning. Raises :class:`UserError`,
     naming file, annotation and image, for a file that is missing, not JSON or lacks keys; for ids that are repeated or
     unknown; for boxes that are not four finite numbers; for file names that lead out of the image folder.
     """
-    raw = read_json(path)
     images = sorted(_records(raw, "images", path), key=lambda record: _integer(record, "id", "an image", path))
     categories = sorted(
         _records(raw, "categories", path), key=lambda record: _integer(record, "id", "a category", path)
@@ -112,6 +140,9 @@ def read_annotations(path: Path) -> Annotations:
         tuple(str(record.get("name", record["id"])) for record in categories),
     )
     sizes = np.stack([_column(images, key, "image", path) for key in ("height", "width")], axis=1)
+    if (sizes < 1).any():
+        i = int(np.argmin(sizes.min(axis=1)))
+        raise UserError(f"{path}: image {image_ids[i]} has height and width {sizes[i].tolist()}; expected at least 1")
     objects, crowds = _regions(records, image_ids, known, path)
     return Annotations(path, known, image_ids, _file_names(images, path), sizes, objects, crowds)
 
@@ -199,7 +230,6 @@ def _unique(ids: Ints, what: str, path: Path) -> Ints:
 def _file_names(images: list[Any], path: Path) -> tuple[str, ...]:
     names = tuple(record.get("file_name") for record in images)
     for record, name in zip(images, names, strict=True):
-        parts = PurePosixPath(name) if isinstance(name, str) and name else None
-        if parts is None or parts.is_absolute() or ".." in parts.parts:
+        if not isinstance(name, str) or leads_out(name):
             raise UserError(f"{path}: image {record['id']} has file_name {name!r}; expected a path inside its folder")
     return names

@@ -63,8 +63,8 @@ def collate(samples: list[Sample], stride: int) -> Batch:
 class Split:
     """The prepared images of one split, resized as the study's detector asks.
 
-    With ``crowd: drop`` no region to ignore is handed on. Raises :class:`UserError` for an image that is missing,
-    corrupt or of another size than its annotation says.
+    With ``crowd: drop`` no region to ignore is handed on. Raises :class:`UserError` for an image that is missing or
+    corrupt; that its size is what the annotation says was checked when the data were prepared.
     """
 
     def __init__(self, study: Study, layout: Layout, name: str) -> None:
@@ -80,12 +80,7 @@ class Split:
         """Load the image at position ``index`` (ascending image id), mirrored left to right or not."""
         split = self.annotations
         pixels = decode(self.folder / split.file_names[index])
-        height, width = split.sizes[index].tolist()
-        if pixels.shape[1:] != (height, width):
-            raise UserError(
-                f"image {self.folder / split.file_names[index]} has {pixels.shape[1]} x {pixels.shape[2]} pixels "
-                f"(height x width), but {split.path} says {height} x {width} for image {split.image_ids[index]}"
-            )
+        height, width = pixels.shape[1:]
         new_height, new_width = fitted_size(height, width, *self.sides)
         image = resize(pixels, new_height, new_width)
         scale = torch.tensor([new_width / width, new_height / height])

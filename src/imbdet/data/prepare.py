@@ -5,7 +5,6 @@ run cheap, and it keeps the images when the annotations alone, which a workflow 
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,11 +16,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from imbdet.config import Data, ShapesData, Study
-from imbdet.data import shapes
+from imbdet import seeding
+from imbdet.config import Data, Study
+from imbdet.data import polygons, shapes, sources
+from imbdet.data.archives import sha256
 from imbdet.data.coco import Annotations, read_annotations, read_json
 from imbdet.errors import UserError
-from imbdet.files import write_json, write_text
+from imbdet.files import write_json
 from imbdet.layout import SPLITS, Layout
 
 Record = dict[str, Any]
@@ -33,48 +34,27 @@ def prepare(study: Study, layout: Layout) -> None:
     Writes the images and annotations of both splits, then the manifest. Raises :class:`UserError` where a source is
     missing or corrupt, where the training split has no box, and where the data folder belongs to something else.
     """
-    settings = study.data.model_dump(mode="json")
+    settings = _settings(study.data)
     stamp = _read_stamp(layout)
     known = stamp["manifest"] if stamp and stamp["settings"] == settings else None
     images_ready = known is not None and all(_holds(layout.images(s), known["splits"][s]) for s in SPLITS)
     if known is None or not images_ready or not all(_matches(layout.annotations(s), known, s) for s in SPLITS):
         if not images_ready:
-            _claim(study.data, stamp, layout)
+            _claim(settings, stamp, layout)
             write_json(_stamp(layout), {"settings": settings, "manifest": None})
-        archives = _make(study.data, layout, with_images=not images_ready)
+        archives = sources.make(study.data, layout, with_images=not images_ready)
         known = _manifest(study.data, layout, archives, known if images_ready else None)
         write_json(_stamp(layout), {"settings": settings, "manifest": known})
     if not layout.manifest.is_file() or read_json(layout.manifest) != known:
         write_json(layout.manifest, known)
 
 
-def _make(data: Data, layout: Layout, with_images: bool) -> dict[str, str]:
-    """Write annotations and, if asked, images; returns the sha256 of each archive they came from."""
-    assert isinstance(data, ShapesData)
-    for split in SPLITS:
-        content = shapes.annotate(data, split)
-        write_annotations(layout.annotations(split), content)
-        if with_images:
-            layout.images(split).mkdir(parents=True, exist_ok=True)
-            for index, record in enumerate(
-                tqdm(content["images"], desc=f"drawing {split}", unit="image", disable=None)
-            ):
-                Image.fromarray(shapes.render(data, split, index)).save(layout.images(split) / record["file_name"])
-    return {}
-
-
-def write_annotations(path: Path, content: Record) -> None:
-    """Write a COCO annotation file reduced to what detection needs: without masks a fifth of the size."""
-    kept = {
-        "images": ("id", "file_name", "width", "height"),
-        "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
-        "categories": ("id", "name"),
-    }
-    reduced = {
-        part: [{key: record[key] for key in keys if key in record} for record in content[part]]
-        for part, keys in kept.items()
-    }
-    write_text(path, json.dumps(reduced, separators=(",", ":")) + "\n")
+def _settings(data: Data) -> Record:
+    """What the data follow from: for generated ones also the code that draws them."""
+    settings = data.model_dump(mode="json")
+    if data.source == "shapes":
+        settings["code"] = [sha256(Path(str(module.__file__))) for module in (seeding, polygons, shapes)]
+    return settings
 
 
 def _stamp(layout: Layout) -> Path:
@@ -86,38 +66,33 @@ def _read_stamp(layout: Layout) -> Record | None:
     return stamp if isinstance(stamp, dict) and stamp.keys() == {"settings", "manifest"} else None
 
 
-def _claim(data: Data, stamp: Record | None, layout: Layout) -> None:
-    """Refuse a folder with images that this study did not make, unless they are generated: those can be made again."""
+def _claim(settings: Record, stamp: Record | None, layout: Layout) -> None:
+    """Refuse a folder with images that are not of these settings, unless they are generated: those are made again."""
     folders = [layout.images(split) for split in SPLITS]
-    if stamp is None and not any(folder.is_dir() and any(folder.iterdir()) for folder in folders):
+    if not any(folder.is_dir() and any(folder.iterdir()) for folder in folders):
         return
-    settings = data.model_dump(mode="json")
-    if stamp is not None and stamp["settings"] == settings and data.source != "shapes":
+    if settings["source"] != "shapes" and stamp is not None and stamp["settings"] == settings:
         return  # an interrupted download or extraction: it goes on where it stopped
-    if stamp is None or {stamp["settings"]["source"], data.source} != {"shapes"}:
-        whose = "images that this project did not put there" if stamp is None else f"the data of {stamp['settings']}"
-        raise UserError(f"data.folder {layout.data_folder} holds {whose}; choose another folder or remove this one")
+    if stamp is None or {stamp["settings"]["source"], settings["source"]} != {"shapes"}:
+        whose = "of unknown origin" if stamp is None else f"of other settings, {stamp['settings']}"
+        raise UserError(f"data.folder {layout.data_folder} holds images {whose}; choose another folder or remove it")
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+    paths = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+    return (path for path in paths if path.is_file() and not path.name.startswith("."))
 
 
 def _holds(folder: Path, record: Record) -> bool:
     """Whether a folder has as many images and bytes as the manifest says (hashing COCO takes minutes)."""
-    sizes = [path.stat().st_size for path in _files(folder) if path.exists()]
+    sizes = [path.stat().st_size for path in _files(folder)]
     return [len(sizes), sum(sizes)] == [record["images"], record["image_bytes"]]
 
 
 def _matches(path: Path, manifest: Record, split: str) -> bool:
-    return path.is_file() and _sha256(path) == manifest["splits"][split]["annotations_sha256"]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path.is_file() and sha256(path) == manifest["splits"][split]["annotations_sha256"]
 
 
 def _manifest(data: Data, layout: Layout, archives: dict[str, str], before: Record | None) -> Record:
@@ -134,7 +109,7 @@ def _manifest(data: Data, layout: Layout, archives: dict[str, str], before: Reco
     return {
         # Where the files lie on this machine is nobody else's business: the manifest is equal wherever it is made.
         "source": data.model_dump(mode="json", exclude={"folder", "path"}),
-        "archives": archives,
+        "archives": (before["archives"] if before else {}) | archives,
         "splits": {name: _split_record(split, layout, name, before) for name, split in splits.items()},
         "categories": [{"id": int(i), "name": n} for i, n in zip(categories.ids, categories.names, strict=True)],
         "smallest_box_share": round(float(shares.min()), 6),
@@ -158,7 +133,7 @@ def _split_record(split: Annotations, layout: Layout, name: str, before: Record 
         "images": len(split.image_ids),
         "boxes": len(objects),
         "crowds": len(split.crowds),
-        "annotations_sha256": _sha256(layout.annotations(name)),
+        "annotations_sha256": sha256(layout.annotations(name)),
         **images,
         **{key: dict(zip(map(str, split.categories.ids), n.tolist(), strict=True)) for key, n in by_class.items()},
     }
@@ -167,15 +142,28 @@ def _split_record(split: Annotations, layout: Layout, name: str, before: Record 
 def _hash_images(folder: Path, split: Annotations) -> Record:
     """sha256 over the sorted lines ``name sha256`` of all images, and their size in bytes."""
     paths = [folder / name for name in split.file_names]
-    for path, image_id in zip(paths, split.image_ids, strict=True):
-        if not path.is_file():
-            raise UserError(f"image {image_id} of {split.path} is missing: no file {path}")
     with ThreadPoolExecutor() as pool:
-        hashes = tqdm(
-            pool.map(_sha256, paths), desc=f"hashing {folder.name}", unit="image", total=len(paths), disable=None
-        )
+        checked = pool.map(_check_image, paths, split.image_ids.tolist(), split.sizes.tolist())
+        hashes = tqdm(checked, f"checking {folder.name}", len(paths), unit="image", disable=None)
         lines = sorted(f"{name} {value}\n" for name, value in zip(split.file_names, hashes, strict=True))
     return {
         "images_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
         "image_bytes": sum(path.stat().st_size for path in paths),
     }
+
+
+def _check_image(path: Path, image_id: int, size: list[int]) -> str:
+    """sha256 of an image whose header is readable and says ``size`` (height and width), as its annotation does."""
+    try:
+        with Image.open(path) as image:
+            found = [image.height, image.width]
+    except OSError as error:
+        raise UserError(
+            f"image {image_id}: {path} is missing or no image file ({error}); restore or remove it"
+        ) from None
+    if found != size:
+        raise UserError(
+            f"image {image_id}: {path} has {found[0]} x {found[1]} pixels (height x width), "
+            f"but its annotation file says {size[0]} x {size[1]}; correct one of them"
+        )
+    return sha256(path)
