@@ -40,7 +40,7 @@ class ShapesData(Section):
     classes: Annotated[int, Field(ge=1, le=8)]
     tail_exponent: Annotated[float, Field(ge=0, description="class k of 0..K-1 has frequency ~ (k+1)^-exponent")]
     objects: Range
-    box_size: Annotated[tuple[PositiveShare, PositiveShare], Field(description="smallest and largest side, in image sides")]
+    box_size: Annotated[tuple[PositiveShare, Share], Field(description="smallest and largest side, in image sides")]
     distractors: Range
     jittered_boxes: Annotated[Share, Field(description="share of the training boxes that are moved")] = 0.0
     jitter: Annotated[Share, Field(description="how far, as a share of the box's side")] = 0.0
