@@ -1,0 +1,57 @@
+# `make demo` and `make test` set up what they need. STUDY names a file in config/.
+STUDY ?= demo
+PIPELINE := $(if $(filter demo,$(STUDY)),dvc.yaml,pipelines/$(STUDY)/dvc.yaml)
+SNAKEMAKE = snakemake --config study=$(STUDY)
+UV = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo study test lint env record restore figures figures-check lock
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+demo: study ## run the demo study: data, trainings, records, figures and tables
+
+study: env ## run one study: make study STUDY=voc-pilot
+	$(SNAKEMAKE)
+	@echo "Figures and tables are in paper_figures/$(STUDY), the records behind them in results/$(STUDY)."
+
+test: env ## run the tests
+	python -m pytest
+
+lint: env ## check style, types and workflow
+	ruff check
+	ruff format --check
+	mypy
+	snakemake --lint
+	snakefmt --check --line-length 120 Snakefile workflow
+
+env: .venv/.complete ## set up the environment in .venv
+
+.venv/.complete: workflow/environment.sh requirements.lock requirements-uv.lock pyproject.toml
+	workflow/environment.sh
+	@touch $@
+
+record: env ## write down a finished run for DVC and Git
+	@$(SNAKEMAKE) --dry-run 2>&1 | tee /dev/stderr | grep "Nothing to be done" > /dev/null \
+		|| { echo "error: the run is not finished: make study STUDY=$(STUDY)" >&2; exit 1; }
+	python -m imbdet.pipeline config/$(STUDY).yaml
+	dvc commit --force --quiet $(PIPELINE)
+
+restore: env ## after a clone and dvc pull: make the images again and have Snakemake accept the files
+	python -m imbdet data config/$(STUDY).yaml
+	@dvc status --quiet $(PIPELINE) || { dvc status $(PIPELINE); \
+		echo "error: these files differ from the recorded run: dvc pull $(PIPELINE), or dvc repro $(PIPELINE)" >&2; exit 1; }
+	$(SNAKEMAKE) --touch --forceall --quiet all -- all
+
+figures: env ## draw figures and tables again from the records in Git; needs neither data nor weights
+	dvc repro --single-item --force --glob '$(PIPELINE):figure-*'
+
+figures-check: figures ## fail if that changes any committed figure
+	git diff --exit-code --stat -- paper_figures/$(STUDY) $(PIPELINE:.yaml=.lock)
+
+lock: env ## choose the locked versions again
+	$(UV) pyproject.toml --all-extras -o requirements.lock
+	echo uv | $(UV) - -o requirements-uv.lock

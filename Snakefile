@@ -1,0 +1,39 @@
+# The steps of one study, by default the demo; another with `--config study=NAME` or `--configfile config/NAME.yaml`.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from imbdet import figures
+from imbdet.errors import UserError
+from imbdet.pipeline import Pipeline, claim, select_study
+
+try:
+    command_line = workflow.config_settings
+    pipeline = Pipeline(select_study(command_line.config, command_line.configfiles))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+layout = pipeline.layout
+logs = Path("logs") / pipeline.study.name
+
+
+wildcard_constraints:
+    experiment="|".join(map(re.escape, pipeline.study.experiments)),
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [path for step in pipeline.steps() for path in step.outputs],
+
+
+onstart:
+    try:
+        claim(Path("scratch"))
+    except UserError as error:
+        raise WorkflowError(str(error)) from None

@@ -1,0 +1,225 @@
+"""The steps of a study: what each reads and writes, and what else its results depend on; written out as DVC stages.
+
+Snakemake's rules and DVC's stages are the same steps. DVC decides by content whether a stage's results still hold, and
+has Snakemake run just that rule. ``python -m imbdet.pipeline config/STUDY.yaml`` writes the study's pipeline file.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from imbdet import figures
+from imbdet.config import load_study
+from imbdet.errors import UserError
+from imbdet.files import write_text
+from imbdet.layout import Layout
+from imbdet.sources import sources
+
+DEFAULT_STUDY = Path("config/demo.yaml")
+IN_GIT = ("results", "paper_figures")
+INFERENCE = ("batch_size", "score_threshold", "nms_iou", "candidates_per_level", "detections_per_image")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A Snakemake rule: its file in workflow/rules, and what its results depend on besides its input files.
+
+    ``modules`` hold its code. ``keys`` of the study's file are dotted. In both, ``{name}`` is the experiment or figure
+    and ``{method}`` the experiment's method, so that a change of one method's file concerns its experiments alone.
+    """
+
+    file: str
+    modules: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+RULES = {
+    "data": Rule("data", ("imbdet.data.prepare",), ("data",)),
+    "census": Rule("data", ("imbdet.evaluation.census",), ("detector",)),
+    "train": Rule(
+        "train",
+        ("imbdet.training.run", "imbdet.methods.{method}"),
+        ("seed", "data", "detector", "train", "experiments.{name}.method"),
+    ),
+    "detect": Rule(
+        "evaluate",
+        ("imbdet.evaluation.detect", "imbdet.methods.{method}"),
+        ("detector", *(f"evaluate.{key}" for key in INFERENCE), "experiments.{name}.method"),
+    ),
+    "evaluate": Rule(
+        "evaluate",
+        ("imbdet.evaluation.coco_ap",),
+        ("description", "seed", "evaluate.operating_score", "experiments.{name}"),
+    ),
+    "loss_samples": Rule(
+        "evaluate",
+        ("imbdet.evaluation.loss_samples", "imbdet.methods.{method}"),
+        ("seed", "detector", "loss_samples", "experiments.{name}.method"),
+    ),
+    "examples": Rule("evaluate", ("imbdet.evaluation.examples",), ("data.source", "report.detections")),
+    "figure": Rule("figures", ("imbdet.figures", "imbdet.figures.{name}"), ("description", "seed", "report")),
+}
+
+
+def select_study(config: Mapping[str, Any], files: Sequence[Path]) -> Path:
+    """Return the study that Snakemake's ``--config`` and ``--configfile`` choose, by default the demo.
+
+    Raises:
+        UserError: ``config`` has another key than ``study`` (commands read the study's file, so that it would have no
+            effect), or more than one study is named.
+    """
+    unknown = sorted(set(config) - {"study"})
+    if unknown:
+        raise UserError(
+            f"--config {unknown[0]}=... would have no effect: --config takes study=NAME only. A study's values stand "
+            f"in its file, such as {DEFAULT_STUDY}; change them there or in a copy of it"
+        )
+    chosen = [Path(os.path.relpath(file)) for file in files]
+    chosen += [Path("config") / f"{name}.yaml" for name in config.values()]
+    if len(chosen) > 1:
+        raise UserError(f"one study at a time, got {' and '.join(map(str, chosen))}")
+    return chosen[0] if chosen else DEFAULT_STUDY
+
+
+def claim(folder: Path) -> None:
+    """Let no other run start in this project until this process ends.
+
+    Snakemake's own lock does not do, as DVC's stages run without it: it outlives a run that was killed.
+
+    Raises:
+        UserError: another run is under way.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT)  # a bare descriptor stays open as long as the process
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise UserError("snakemake or dvc is already running in this folder; wait until it ends, or stop it") from error
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a rule: for an experiment or figure, or, with an empty name, for the whole study."""
+
+    rule: str
+    name: str
+    inputs: list[Path]
+    outputs: list[Path]
+
+    @property
+    def snakemake_rule(self) -> str:
+        """Each figure has a rule of its own, as it alone says which files it reads and writes."""
+        return f"figure_{self.name}" if self.rule == "figure" else self.rule
+
+
+class Pipeline:
+    """All steps of the study whose file is ``path``. Raises :class:`UserError` if that file is missing or wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.study = load_study(path)
+        self.layout = Layout.of(self.study)
+        self.values = self.study.model_dump(mode="json")
+
+    @property
+    def file(self) -> Path:
+        """Where DVC reads the study's stages."""
+        return Path("dvc.yaml") if self.path == DEFAULT_STUDY else Path("pipelines") / self.study.name / "dvc.yaml"
+
+    def code(self, rule: str, name: str = "") -> list[Path]:
+        """Files of the step's code: a change of any makes its results stale."""
+        experiment = self.study.experiments.get(name)
+        method = experiment.method["name"] if experiment else ""
+        return sources(*(module.format(name=name, method=method) for module in RULES[rule].modules))
+
+    def keys(self, rule: str, name: str = "") -> list[tuple[str, ...]]:
+        """Paths of the study's keys whose change makes a step's results stale; a name may itself contain dots."""
+        return [tuple(part.format(name=name) for part in key.split(".")) for key in RULES[rule].keys]
+
+    def settings(self, rule: str, name: str = "") -> str:
+        """The values at :meth:`keys` as canonical JSON, for Snakemake to compare."""
+        values = {".".join(key): reduce(getitem, key, self.values) for key in self.keys(rule, name)}
+        return json.dumps(values, sort_keys=True)
+
+    def steps(self) -> Iterator[Step]:
+        """All steps; each comes after those whose outputs it reads."""
+        at, report = self.layout, self.study.report
+        train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
+        yield Step("data", "", [], [train, val, manifest])
+        yield Step("census", "", [train, manifest], [at.census, at.structure])
+        for name in self.study.experiments:
+            outputs = [at.weights(name), at.training(name), at.loss_curve(name)]
+            yield Step("train", name, [train, manifest], outputs)
+            yield Step("detect", name, [at.weights(name), val, manifest], [at.detections(name)])
+            outputs = [at.evaluation(name), at.precision_recall(name)]
+            yield Step("evaluate", name, [at.detections(name), val], outputs)
+        name = report.cumulative_loss
+        outputs = [at.logits(name), at.cumulative_loss(name)]
+        yield Step("loss_samples", name, [at.weights(name), val, manifest], outputs)
+        yield Step("examples", "", [*map(at.detections, report.detections), val, manifest], [at.examples])
+        for name in figures.names(self.study):
+            inputs, outputs = figures.inputs(self.study, at, name), figures.outputs(at, name)
+            yield Step("figure", name, inputs, outputs)
+
+    def stages(self) -> dict[str, Any]:
+        """The content of the study's DVC pipeline file."""
+        return {"stages": {f"{step.rule}-{step.name}".rstrip("-"): self._stage(step) for step in self.steps()}}
+
+    def _stage(self, step: Step) -> dict[str, Any]:
+        rule_file = Path("workflow/rules") / f"{RULES[step.rule].file}.smk"
+        dependencies = [*step.inputs, *self.code(step.rule, step.name), rule_file]
+        metrics = [path for path in step.outputs if step.rule == "evaluate" and path.suffix == ".json"]
+        # DVC splits keys at dots and matches each part as a pattern, in which ? is any one character.
+        keys = [".".join(part.replace(".", "?") for part in key) for key in self.keys(step.rule, step.name)]
+        return {
+            "cmd": self._command(step),
+            "wdir": os.path.relpath(".", self.file.parent),
+            "deps": [str(path) for path in dependencies],
+            "params": [{str(self.path): keys}],
+            "outs": [_out(path) for path in step.outputs if path not in metrics],
+            **({"metrics": [_out(path) for path in metrics]} if metrics else {}),
+        }
+
+    def _command(self, step: Step) -> str:
+        # --nolock: DVC runs one stage at a time, and the lock of a run that was killed must not stop the next.
+        study = [] if self.path == DEFAULT_STUDY else ["--configfile", str(self.path)]
+        options = ["--nolock", "--rerun-incomplete", "--quiet", "all", *study, "--allowed-rules", step.snakemake_rule]
+        return " ".join(["snakemake", *options, "--", *map(str, step.outputs)])
+
+
+def _out(path: Path) -> str | dict[str, Any]:
+    """Records and figures are in Git; everything else is in DVC's cache."""
+    return {str(path): {"cache": False}} if path.parts[0] in IN_GIT else str(path)
+
+
+def write(path: Path) -> Path:
+    """Write the DVC pipeline file of the study at ``path`` and return where it is."""
+    pipeline = Pipeline(path)
+    header = f"# Written by `python -m imbdet.pipeline {path}`: change the study or the program, not this file.\n"
+    write_text(pipeline.file, header + yaml.safe_dump(pipeline.stages(), sort_keys=False, width=100_000))
+    return pipeline.file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m imbdet.pipeline", description="Write a study's DVC stages.")
+    parser.add_argument("study", nargs="+", type=Path, help="config/STUDY.yaml")
+    try:
+        for path in parser.parse_args().study:
+            print(write(path))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

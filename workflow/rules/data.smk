@@ -1,0 +1,38 @@
+# The data set behind its manifest, and what is imbalanced in it before any training.
+
+
+rule data:
+    input:
+        code=pipeline.code("data"),
+    output:
+        train=layout.annotations("train"),
+        val=layout.annotations("val"),
+        manifest=layout.manifest,
+    log:
+        logs / "data.log",
+    conda:
+        "../envs/imbdet.yaml"
+    params:
+        study=str(pipeline.path),
+        settings=pipeline.settings("data"),
+    shell:
+        "python -m imbdet data {params.study} > {log} 2>&1"
+
+
+rule census:
+    input:
+        annotations=layout.annotations("train"),
+        manifest=layout.manifest,
+        code=pipeline.code("census"),
+    output:
+        census=layout.census,
+        structure=layout.structure,
+    log:
+        logs / "census.log",
+    conda:
+        "../envs/imbdet.yaml"
+    params:
+        study=str(pipeline.path),
+        settings=pipeline.settings("census"),
+    shell:
+        "python -m imbdet census {params.study} > {log} 2>&1"

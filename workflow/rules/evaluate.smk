@@ -1,0 +1,84 @@
+# From trained weights to records: detections, scores, sampled logits, examples to look at.
+
+
+rule detect:
+    input:
+        weights=layout.weights("{experiment}"),
+        annotations=layout.annotations("val"),
+        manifest=layout.manifest,
+        code=lambda wildcards: pipeline.code("detect", wildcards.experiment),
+    output:
+        detections=layout.detections("{experiment}"),
+    log:
+        logs / "{experiment}" / "detect.log",
+    conda:
+        "../envs/imbdet.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        study=str(pipeline.path),
+        settings=lambda wildcards: pipeline.settings("detect", wildcards.experiment),
+    shell:
+        "python -m imbdet detect {params.study} {wildcards.experiment} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        detections=layout.detections("{experiment}"),
+        annotations=layout.annotations("val"),
+        code=lambda wildcards: pipeline.code("evaluate", wildcards.experiment),
+    output:
+        evaluation=layout.evaluation("{experiment}"),
+        curves=layout.precision_recall("{experiment}"),
+    log:
+        logs / "{experiment}" / "evaluate.log",
+    conda:
+        "../envs/imbdet.yaml"
+    params:
+        study=str(pipeline.path),
+        settings=lambda wildcards: pipeline.settings("evaluate", wildcards.experiment),
+    shell:
+        "python -m imbdet evaluate {params.study} {wildcards.experiment} > {log} 2>&1"
+
+
+rule loss_samples:
+    input:
+        weights=layout.weights("{experiment}"),
+        annotations=layout.annotations("val"),
+        manifest=layout.manifest,
+        code=lambda wildcards: pipeline.code("loss_samples", wildcards.experiment),
+    output:
+        logits=layout.logits("{experiment}"),
+        curves=layout.cumulative_loss("{experiment}"),
+    log:
+        logs / "{experiment}" / "loss_samples.log",
+    conda:
+        "../envs/imbdet.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        study=str(pipeline.path),
+        settings=lambda wildcards: pipeline.settings("loss_samples", wildcards.experiment),
+    shell:
+        "python -m imbdet loss-samples {params.study} {wildcards.experiment} > {log} 2>&1"
+
+
+rule examples:
+    input:
+        detections=[layout.detections(name) for name in pipeline.study.report.detections],
+        annotations=layout.annotations("val"),
+        manifest=layout.manifest,
+        code=pipeline.code("examples"),
+    output:
+        examples=layout.examples,
+    log:
+        logs / "examples.log",
+    conda:
+        "../envs/imbdet.yaml"
+    params:
+        study=str(pipeline.path),
+        settings=pipeline.settings("examples"),
+    shell:
+        "python -m imbdet examples {params.study} > {log} 2>&1"

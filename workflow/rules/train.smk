@@ -1,0 +1,24 @@
+# One training an experiment; its images stand behind the manifest of their hashes.
+
+
+rule train:
+    input:
+        annotations=layout.annotations("train"),
+        manifest=layout.manifest,
+        code=lambda wildcards: pipeline.code("train", wildcards.experiment),
+    output:
+        weights=layout.weights("{experiment}"),
+        record=layout.training("{experiment}"),
+        curve=layout.loss_curve("{experiment}"),
+    log:
+        logs / "{experiment}" / "train.log",
+    conda:
+        "../envs/imbdet.yaml"
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    params:
+        study=str(pipeline.path),
+        settings=lambda wildcards: pipeline.settings("train", wildcards.experiment),
+    shell:
+        "python -m imbdet train {params.study} {wildcards.experiment} > {log} 2>&1"
