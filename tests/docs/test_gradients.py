@@ -119,7 +119,7 @@ PROOFS = {
     "FS-7": [(dx(weight * fl_star(y)), weight * y * (p_star(y) - 1)) for y, weight in ((1, alpha), (-1, 1 - alpha))],
 }
 
-# Logits as logarithms of positive numbers, and p inside (0, 1): sigmoids and softmaxes become ratios, which sympy reduces.
+# Logits as logarithms of positive numbers, and p inside (0, 1): sigmoids and softmaxes become ratios, easy to reduce.
 ODDS = sp.symbols("odds0:5", positive=True)
 AS_ODDS = {**dict(zip((x, beta, *z), map(sp.log, ODDS), strict=True)), p: ODDS[0] / (1 + ODDS[0])}
 

@@ -1,0 +1,113 @@
+"""Write the worked example of ``docs/metrics.md`` from a study's committed records: ``python docs/build.py``.
+
+Every number of that section comes from ``evaluation.json`` and ``precision_recall.csv``; none is typed by hand.
+"""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from imbdet.config import load_study
+from imbdet.errors import UserError
+from imbdet.files import write_text
+from imbdet.layout import Layout
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "metrics.md"
+BEGIN = "<!-- begin of the part that docs/build.py writes -->\n"
+END = "<!-- end of the part that docs/build.py writes -->\n"
+CURVES = {"0.5": "AP50", "0.75": "AP75", "0.9": "AP90", "mean": "AP"}
+
+
+def main() -> None:
+    write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), ROOT))
+
+
+def page(text: str, root: Path) -> str:
+    """Return the page with its generated part made again from the records below ``root``."""
+    study = load_study(root / "config" / "demo.yaml")
+    layout, experiment = Layout.of(study), study.report.precision_recall[-1]
+    record = json.loads((root / layout.evaluation(experiment)).read_text(encoding="utf-8"))
+    with (root / layout.precision_recall(experiment)).open(encoding="utf-8", newline="") as file:
+        curves = list(csv.DictReader(file))
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise UserError(f"docs/metrics.md must hold the lines {BEGIN.strip()!r} and {END.strip()!r} once each")
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + "\n" + worked_example(record, curves) + "\n" + END + rest.partition(END)[2]
+
+
+def worked_example(record: dict[str, Any], curves: list[dict[str, str]]) -> str:
+    """The section's text. record: ``evaluation.json``; curves: rows of ``precision_recall.csv``."""
+    parts = (_data, _counts, _curves, _recalls, _classes)
+    return "\n".join(part(record, curves) for part in parts)
+
+
+def _data(record: dict[str, Any], _: list[dict[str, str]]) -> str:
+    return (
+        f"Study `{record['study']}` ({record['data']}, seed {record['seed']}), experiment `{record['experiment']}` "
+        f"({record['label']}): {record['images']} held-out images with {record['boxes']} boxes; the detector gave "
+        f"{record['detections']} detections.\n"
+    )
+
+
+def _counts(record: dict[str, Any], _: list[dict[str, str]]) -> str:
+    point = record["operating_point"]
+    rows = [
+        [c["iou"], c["TP"], c["FP"], c["FN"], _number(c["precision"]), _number(c["recall"])] for c in point["counts"]
+    ]
+    c = point["counts"][0]
+    return (
+        f"**One score.** Of the detections with a score of at least {point['score']}:\n\n"
+        + _table(["IoU", "TP", "FP", "FN", "precision", "recall"], rows)
+        + f"\nThe first row reads: precision = {c['TP']} / ({c['TP']} + {c['FP']}) = {_number(c['precision'])} and "
+        f"recall = {c['TP']} / ({c['TP']} + {c['FN']}) = {_number(c['recall'])}. TP + FP is the same in each row "
+        f"unless crowd regions are about, and TP + FN is always {record['boxes']}: a stricter IoU turns TP into FP, "
+        "and the box that was found into FN.\n"
+    )
+
+
+def _curves(record: dict[str, Any], curves: list[dict[str, str]]) -> str:
+    precision = {iou: [float(row["precision"]) for row in curves if row["iou"] == iou] for iou in CURVES}
+    recalls = [row["recall"] for row in curves if row["iou"] == "mean"]
+    rows = [[recalls[i], *(_number(precision[iou][i]) for iou in CURVES)] for i in range(0, len(recalls), 10)]
+    means = [f"**{_number(sum(values) / len(values))}**" for values in precision.values()]
+    averages = ", ".join(f"{key} {_number(record[key])}" for key in CURVES.values())
+    return (
+        "**All scores.** Interpolated precision, mean over the classes, at eleven of the 101 recalls, for three IoU "
+        "thresholds and for the mean over all ten:\n\n"
+        + _table(["recall", *CURVES], [*rows, ["mean of all 101", *means]])
+        + f"\nThe last row is the average precision, and equals the record: {averages}.\n"
+    )
+
+
+def _recalls(record: dict[str, Any], _: list[dict[str, str]]) -> str:
+    return (
+        "**Average recall.** With at most 1, 10 and 100 detections in each image and class: "
+        + ", ".join(f"AR_{limit} {_number(record[f'AR_{limit}'])}" for limit in (1, 10, 100))
+        + ". AR is a mean over the IoU thresholds and over classes of equal say, at the lowest score; the recalls of "
+        "the first table are of one threshold and one score, and each box has an equal say. The two are not to be "
+        "compared.\n"
+    )
+
+
+def _classes(record: dict[str, Any], _: list[dict[str, str]]) -> str:
+    classes = sorted(record["per_class"], key=lambda row: -row["boxes"])
+    rows = [[c["name"], c["boxes"], *(_number(c[key]) for key in ("AP", "AP50", "AR_100"))] for c in classes]
+    means = [f"**{_number(record[key])}**" for key in ("AP", "AP50", "AR_100")]
+    return "**Classes.** Each class counts the same in the mean, however few boxes it has:\n\n" + _table(
+        ["class", "boxes", "AP", "AP50", "AR_100"], [*rows, ["mean (sum of boxes)", record["boxes"], *means]]
+    )
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()
