@@ -32,7 +32,7 @@ def require_space(folder: Path, size: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise UserError(
-            f"{purpose} needs {size / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free; "
+            f"{purpose} needs {size / 1e6:,.1f} MB in {folder}, where {free / 1e6:,.1f} MB are free; "
             "free some or set data.folder to another disk"
         )
 

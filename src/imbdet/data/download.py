@@ -14,7 +14,7 @@ from imbdet.errors import UserError
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # bytes written at a time; a connection that breaks loses less than one chunk
 
 
 class _Interrupted(Exception):

@@ -1,0 +1,180 @@
+"""COCO annotation files as arrays: what is kept, what is dropped, what is refused and in which words."""
+
+import json
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from imbdet.data.coco import Categories, parse_annotations, read_annotations, read_json, write_annotations
+from imbdet.errors import UserError
+
+HERE = Path("some/instances_train.json")
+
+
+def content() -> dict[str, Any]:
+    return {
+        "images": [
+            {"id": 30, "file_name": "c.jpg", "height": 10, "width": 20},
+            {"id": 10, "file_name": "a.jpg", "height": 30, "width": 40},
+            {"id": 20, "file_name": "sub/b.jpg", "height": 50, "width": 60},
+        ],
+        "annotations": [
+            {"id": 5, "image_id": 30, "category_id": 18, "bbox": [1, 2, 3.5, 4], "iscrowd": 0},
+            {"id": 6, "image_id": 10, "category_id": 2, "bbox": [0.25, 0, 5, 6], "iscrowd": 0},
+            {"id": 7, "image_id": 10, "category_id": 18, "bbox": [9, 9, 9, 9], "iscrowd": 1},
+            {"id": 8, "image_id": 10, "category_id": 18, "bbox": [7, 7, 1, 1]},
+        ],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 2, "name": "bicycle"}],
+    }
+
+
+def test_arrays_of_a_small_file() -> None:
+    split = parse_annotations(content(), HERE)
+    assert split.image_ids.tolist() == [10, 20, 30]
+    assert split.file_names == ("a.jpg", "sub/b.jpg", "c.jpg")
+    assert split.sizes.tolist() == [[30, 40], [50, 60], [10, 20]]
+    assert split.categories.ids.tolist() == [2, 18]
+    assert split.categories.names == ("bicycle", "dog")
+    assert split.objects.boxes.tolist() == [[0.25, 0, 5.25, 6], [7, 7, 8, 8], [1, 2, 4.5, 6]]
+    assert split.objects.boxes.dtype == np.float32
+    assert split.objects.labels.tolist() == [0, 1, 1]
+    assert split.objects.ids.tolist() == [6, 8, 5]
+    assert split.objects.images.tolist() == [0, 0, 2]
+    assert [split.objects.rows(i) for i in range(3)] == [slice(0, 2), slice(2, 2), slice(2, 3)]
+    assert split.crowds.boxes.tolist() == [[9, 9, 18, 18]]
+    assert split.crowds.images.tolist() == [0]
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_images_and_categories_in_the_file_means_nothing(rng: random.Random) -> None:
+    shuffled = content()
+    rng.shuffle(shuffled["images"])
+    rng.shuffle(shuffled["categories"])
+    assert repr(parse_annotations(shuffled, HERE)) == repr(parse_annotations(content(), HERE))
+
+
+@given(st.sets(st.integers(0, 10**6), min_size=1, max_size=20), st.data())
+def test_labels_and_category_ids_are_inverse(ids: set[int], data: st.DataObject) -> None:
+    ordered = np.array(sorted(ids))
+    categories = Categories(ordered, tuple(map(str, ordered)))
+    labels = categories.labels(ordered)
+    assert labels.tolist() == list(range(len(ids)))
+    assert categories.category_ids(labels).tolist() == ordered.tolist()
+    other = data.draw(st.integers(-5, 10**6 + 5).filter(lambda i: i not in ids))
+    assert categories.labels(np.array([other])).tolist() == [-1]
+
+
+def test_boxes_without_area_are_dropped_with_a_warning() -> None:
+    raw = content()
+    raw["annotations"][0]["bbox"] = [1, 2, 3, 0]
+    raw["annotations"][3]["bbox"] = [1, 2, -3, 4]
+    with pytest.warns(UserWarning, match=r"instances_train.json: dropped 2 boxes.*annotation 5 of image 30"):
+        split = parse_annotations(raw, HERE)
+    assert split.objects.ids.tolist() == [6]
+
+
+BAD = {
+    "unknown image": ("annotations", 1, "image_id", 99, "annotation 6 names image 99"),
+    "unknown category": ("annotations", 1, "category_id", 3, "annotation 6 names category 3"),
+    "NaN box": ("annotations", 1, "bbox", [0, 0, float("nan"), 1], "annotation 6 of image 10 has bbox [0, 0, nan, 1]"),
+    "infinite box": ("annotations", 0, "bbox", [0, float("inf"), 1, 1], "annotation 5 of image 30 has bbox [0, inf, 1"),
+    "three numbers": ("annotations", 1, "bbox", [0, 0, 1], "annotation 6 of image 10 has bbox [0, 0, 1]; expected"),
+    "no box": ("annotations", 1, "bbox", None, "annotation 6 of image 10 has bbox None; expected [x, y, width"),
+    "words": ("annotations", 1, "bbox", ["a", 0, 1, 1], "annotation 6 of image 10 has bbox ['a', 0, 1, 1]"),
+    "annotation twice": ("annotations", 1, "id", 5, "annotation id 5 stands 2 times"),
+    "image twice": ("images", 0, "id", 10, "image id 10 stands 2 times"),
+    "category twice": ("categories", 0, "id", 2, "category id 2 stands 2 times"),
+    "id in quotes": ("images", 1, "id", "10", "an image has id '10'; expected an integer"),
+    "no width": ("images", 1, "width", None, "an image has width None; expected an integer"),
+    "no pixels": ("images", 1, "height", 0, "image 10 has height and width [0, 40]; expected at least 1"),
+    "no file name": ("images", 1, "file_name", None, "image 10 has file_name None; expected a path inside"),
+    "absolute name": ("images", 1, "file_name", "/etc/x.jpg", "image 10 has file_name '/etc/x.jpg'"),
+    "leads out": ("images", 1, "file_name", "../x.jpg", "image 10 has file_name '../x.jpg'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_value_is_named(case: str) -> None:
+    part, row, key, value, message = BAD[case]
+    raw = content()
+    raw[part][row][key] = value
+    with pytest.raises(UserError) as error:
+        parse_annotations(raw, HERE)
+    assert str(error.value).startswith(f"{HERE}: ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_a_missing_part_is_named(key: str) -> None:
+    raw = content()
+    del raw[key]
+    for wrong in (raw, raw | {key: 3}, raw | {key: [3]}, [raw]):
+        with pytest.raises(UserError, match=rf"{HERE} is no COCO annotation file: it needs a list.*'"):
+            parse_annotations(wrong, HERE)
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_an_empty_part_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match="must not be empty"):
+        parse_annotations(content() | {key: []}, HERE)
+
+
+def test_no_annotations_are_no_boxes() -> None:
+    split = parse_annotations(content() | {"annotations": []}, HERE)
+    assert (len(split.objects), len(split.crowds)) == (0, 0)
+    assert split.objects.rows(2) == slice(0, 0)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "instances_val.json"
+    with pytest.raises(UserError, match=r"instances_val.json does not exist; `python -m imbdet data`"):
+        read_json(path)
+    for broken in (b'{"images": [', b"\xff\xfe\x00"):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"instances_val.json is not valid JSON"):
+            read_json(path)
+
+
+def test_writing_keeps_all_that_reading_needs_and_drops_masks(tmp_path: Path) -> None:
+    raw = content()
+    raw["annotations"][0]["segmentation"] = [[1, 2, 3, 4, 5, 6]]
+    path = tmp_path / "a" / "instances_train.json"
+    before = write_annotations(path, raw, HERE)
+    after = read_annotations(path)
+    assert repr(after) == repr(before).replace(repr(HERE), repr(path))
+    assert "segmentation" not in path.read_text()
+
+
+def test_writing_the_same_again_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "instances_train.json"
+    write_annotations(path, content(), HERE)
+    before = path.stat()
+    write_annotations(path, content(), HERE)
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_annotations_agree_with_pycocotools(shared: Path, tmp_path: Path, split: str) -> None:
+    archive = shared / "data" / "coco-mirror" / "annotations" / "annotations_trainval2017.zip"
+    path = tmp_path / "instances.json"
+    path.write_bytes(zipfile.ZipFile(archive).read(f"annotations/instances_{split}2017.json"))
+    ours, theirs = read_annotations(path), COCO(path)
+    assert ours.categories.ids.tolist() == sorted(theirs.getCatIds())
+    assert len(ours.categories) == 80
+    for regions, crowd in ((ours.objects, False), (ours.crowds, True)):
+        assert sorted(regions.ids.tolist()) == sorted(theirs.getAnnIds(iscrowd=crowd))
+        records = theirs.loadAnns(regions.ids.tolist())
+        xywh = np.array([record["bbox"] for record in records])
+        assert np.allclose(regions.boxes, np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1), atol=1e-4)
+        categories = ours.categories.category_ids(regions.labels)
+        assert categories.tolist() == [record["category_id"] for record in records]
+        assert ours.image_ids[regions.images].tolist() == [record["image_id"] for record in records]
+    names = json.loads(path.read_text())["images"]
+    assert dict(zip(ours.image_ids.tolist(), ours.file_names, strict=True)) == {r["id"]: r["file_name"] for r in names}

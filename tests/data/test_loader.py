@@ -1,0 +1,276 @@
+"""Batches: functions of the seed and the step alone, whatever process reads them; boxes that stay on their pixels."""
+
+import random
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from imbdet.config import Study
+from imbdet.data.batch import Batch
+from imbdet.data.loader import EvaluationBatches, Sample, TrainingBatches, collate
+from imbdet.data.prepare import prepare
+from imbdet.data.transforms import decode, fitted_size, flip, resize
+from imbdet.errors import UserError
+from imbdet.layout import Layout
+
+MakeStudy = Callable[..., Study]
+STRIDE = 32
+
+
+@pytest.fixture
+def ready(make_study: MakeStudy) -> Callable[..., tuple[Study, Layout]]:
+    """Make a study whose data are prepared: ``ready(source, **changes)``."""
+
+    def make(*args: Any, **changes: Any) -> tuple[Study, Layout]:
+        study = make_study(*args, **changes)
+        prepare(study, Layout.of(study))
+        return study, Layout.of(study)
+
+    return make
+
+
+Ready = Callable[..., tuple[Study, Layout]]
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Batch))
+
+
+def training(ready: Ready, *args: Any, start: int = 0, **changes: Any) -> list[Batch]:
+    return list(TrainingBatches(*ready(*args, **changes), STRIDE).iterate(start))
+
+
+def test_a_batch_is_a_function_of_seed_and_step(ready: Ready) -> None:
+    batches = training(ready)
+    assert len(batches) == 8
+    assert all(len(batch) == 4 for batch in batches)
+    again = training(ready, start=3)
+    assert all(same(a, b) for a, b in zip(batches[3:], again, strict=True))
+    other = training(ready, seed=2)
+    assert not all(torch.equal(a.image_ids, b.image_ids) for a, b in zip(batches, other, strict=True))
+
+
+def test_workers_change_nothing(ready: Ready) -> None:
+    alone, helped = training(ready), training(ready, train={"workers": 2})
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+    study, layout = ready(train={"workers": 2})
+    assert same(next(iter(EvaluationBatches(study, layout, "val", STRIDE))), next(iter(validation(ready))))
+
+
+def validation(ready: Ready, *args: Any, **changes: Any) -> EvaluationBatches:
+    return EvaluationBatches(*ready(*args, **changes), "val", STRIDE)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_global_generator_is_drawn_from(ready: Ready, workers: int) -> None:
+    study, layout = ready(train={"workers": workers})
+    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    first = list(TrainingBatches(study, layout, STRIDE).iterate(5))
+    list(EvaluationBatches(study, layout, "val", STRIDE))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), str(np.random.get_state())) == before[1:]  # noqa: NPY002
+    torch.manual_seed(99)
+    assert all(same(a, b) for a, b in zip(first, TrainingBatches(study, layout, STRIDE).iterate(5), strict=True))
+
+
+def test_every_epoch_holds_every_image_once_in_an_order_of_its_own(ready: Ready) -> None:
+    study, layout = ready()
+    batches = TrainingBatches(study, layout, STRIDE)
+    stream = np.concatenate([batches.batch_ids(step) for step in range(20)])  # 80 images: 8 epochs of 10
+    epochs = stream.reshape(8, 10)
+    assert (np.sort(epochs, axis=1) == np.arange(1, 11)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+
+
+def test_batch_ids_announce_the_batches(ready: Ready) -> None:
+    batches = TrainingBatches(*ready(), STRIDE)
+    for step, batch in enumerate(batches.iterate(2), start=2):
+        assert batch.image_ids.tolist() == batches.batch_ids(step).tolist()
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_processes_of_a_run_share_its_batches(ready: Ready, world_size: int) -> None:
+    study, layout = ready()
+    whole = list(TrainingBatches(study, layout, STRIDE).iterate())
+    shares = [list(TrainingBatches(study, layout, STRIDE, rank, world_size).iterate()) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
+        for rank in range(world_size):
+            share = shares[rank][step]
+            assert torch.equal(share.images, batch.images[rank::world_size])
+            assert torch.equal(share.image_ids, batch.image_ids[rank::world_size])
+            mine = (batch.gt_images % world_size) == rank
+            assert torch.equal(share.gt_boxes, batch.gt_boxes[mine])
+            assert torch.equal(share.gt_images, batch.gt_images[mine] // world_size)
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(ready: Ready) -> None:
+    with pytest.raises(UserError, match=r"train.batch_size is 4: no multiple of the 3 processes"):
+        TrainingBatches(*ready(), STRIDE, 0, 3)
+
+
+def test_flips_happen_at_their_rate_and_do_not_depend_on_the_batch(ready: Ready) -> None:
+    study, layout = ready(train={"steps": 100})
+    pairs = {}
+    for size in (4, 2):
+        batches = TrainingBatches(
+            study.model_copy(update={"train": study.train.model_copy(update={"batch_size": size})}), layout, STRIDE
+        )
+        draws = [batches._draw(step) for step in range(400 // size)]
+        pairs[size] = [(int(i), m) for images, mirrored in draws for i, m in zip(images, mirrored, strict=True)]
+    assert pairs[4] == pairs[2]
+    assert abs(np.mean([mirrored for _, mirrored in pairs[4]]) - 0.5) < 4 * 0.5 / 20
+    assert len({m for i, m in pairs[4] if i == 0}) == 2  # an image is flipped in some epochs only
+
+
+@pytest.mark.parametrize(("rate", "mirrored"), [(0.0, False), (1.0, True)])
+def test_never_and_always_flipping(ready: Ready, rate: float, mirrored: bool) -> None:
+    study, layout = ready(train={"flip": rate})
+    for batch in TrainingBatches(study, layout, STRIDE).iterate():
+        for image, image_id in zip(batch.images, batch.image_ids.tolist(), strict=True):
+            pixels = decode(layout.images("train") / f"{image_id:06d}.bmp")
+            assert torch.equal(image[:, :48, :48], pixels.flip(2) if mirrored else pixels)
+
+
+def test_evaluation_reads_every_image_once_as_it_is_and_in_order(ready: Ready) -> None:
+    batches = validation(ready, train={"flip": 1.0})
+    seen = list(batches)
+    assert len(batches) == len(seen) == 3
+    assert torch.cat([batch.image_ids for batch in seen]).tolist() == [1, 2, 3, 4, 5]
+    images = torch.cat([batch.images for batch in seen])
+    for image, image_id in zip(images, range(1, 6), strict=True):
+        assert torch.equal(image[:, :48, :48], decode(Path(f"data/val/{image_id:06d}.bmp")))
+    assert torch.equal(torch.cat([batch.images for batch in batches]), images)
+
+
+def test_batches_hold_what_the_annotations_say(ready: Ready) -> None:
+    batches = validation(ready)
+    objects = batches.split.annotations.objects
+    first = 0
+    for batch in batches:
+        for i in range(len(batch)):
+            rows = objects.rows(first + i)
+            assert torch.equal(batch.gt_boxes[batch.gt_images == i], torch.from_numpy(objects.boxes[rows]))
+            assert torch.equal(batch.gt_labels[batch.gt_images == i], torch.from_numpy(objects.labels[rows]))
+        first += len(batch)
+    assert batches.categories.names == ("disc", "triangle", "square", "cross")
+    counts = np.diff(objects.starts)
+    assert counts.min() == 0  # an image without a box is kept
+    assert first == len(counts)
+
+
+def coco_format(folder: Path) -> dict[str, str]:
+    return {"source": "coco_format", "folder": "data", "path": str(folder)}
+
+
+@pytest.mark.parametrize("crowd", ["ignore", "drop"])
+def test_crowd_regions_are_ignored_or_dropped(ready: Ready, coco_folder: Path, crowd: str) -> None:
+    changes = {"detector": {"short_side": 80, "long_side": 120, "assigner": {"crowd": crowd}}, "train": {"flip": 1.0}}
+    batch = next(TrainingBatches(*ready(coco_format(coco_folder), **changes), STRIDE).iterate())
+    where = (batch.image_ids == 11).nonzero()[0].item()
+    assert batch.scales[where].tolist() == [2, 2]
+    assert batch.gt_boxes[batch.gt_images == where].tolist() == [[97, 4, 117, 44], [19.5, 20, 80, 38]]
+    assert batch.gt_labels[batch.gt_images == where].tolist() == [1, 1]
+    regions = [[20, 0, 60, 40]] if crowd == "ignore" else []
+    assert batch.ignore_boxes[batch.ignore_images == where].tolist() == regions
+
+
+def test_images_of_several_sizes_are_padded_to_the_stride(ready: Ready, coco_folder: Path) -> None:
+    study, layout = ready(coco_format(coco_folder), evaluate={"batch_size": 3})
+    (batch,) = EvaluationBatches(study, layout, "train", STRIDE)
+    assert batch.image_ids.tolist() == [5, 8, 11]
+    assert batch.sizes.tolist() == [[64, 38], [48, 48], [43, 64]]
+    assert batch.images.shape == (3, 3, 64, 64)
+    assert batch.images.dtype == torch.uint8
+    for image, (height, width) in zip(batch.images, batch.sizes.tolist(), strict=True):
+        assert not image[:, height:].any()
+        assert not image[:, :, width:].any()
+        assert image[:, :height, :width].any()
+    assert torch.allclose(batch.scales, torch.tensor([[38 / 30, 64 / 50], [2.4, 2.4], [64 / 60, 43 / 40]]))
+
+
+def test_a_damaged_image_is_named(ready: Ready) -> None:
+    study, layout = ready(train={"workers": 2})
+    path = layout.images("train") / "000002.bmp"
+    path.write_bytes(path.read_bytes()[:500])
+    for workers in (0, 2):
+        changed = study.model_copy(update={"train": study.train.model_copy(update={"workers": workers})})
+        with pytest.raises(UserError, match=r"^image data/train/000002.bmp cannot be read .*imbdet data` again$"):
+            list(TrainingBatches(changed, layout, STRIDE).iterate())
+    path.unlink()
+    with pytest.raises(UserError, match=r"^image data/train/000002.bmp is missing; run"):
+        list(TrainingBatches(study, layout, STRIDE).iterate())
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 1000), st.integers(0, 1000))
+def test_the_short_side_fits_unless_the_long_side_would_not(height: int, width: int, short: int, more: int) -> None:
+    new = fitted_size(height, width, short, short + more)
+    assert min(new) <= short
+    assert max(new) <= short + more
+    assert min(new) == short or max(new) == short + more
+    scale = max(new) / max(height, width)
+    assert abs(min(new) - max(1, scale * min(height, width))) <= 1  # the sides keep their ratio, up to rounding
+
+
+@given(st.integers(10, 40), st.integers(10, 40), st.data())
+def test_boxes_stay_on_their_pixels(height: int, width: int, data: st.DataObject) -> None:
+    """A bright rectangle is where its box is, after resizing to three times its size and mirroring."""
+    x, y = data.draw(st.integers(0, width - 4)), data.draw(st.integers(0, height - 4))
+    right, bottom = data.draw(st.integers(x + 3, width)), data.draw(st.integers(y + 3, height))
+    image = torch.zeros((3, height, width), dtype=torch.uint8)
+    image[:, y:bottom, x:right] = 255
+    larger = resize(image, 3 * height, 3 * width)
+    mirrored, boxes = flip(larger, 3.0 * torch.tensor([[x, y, right, bottom]], dtype=torch.float32))
+    bright = (mirrored[0] > 127).nonzero()
+    extent = torch.cat([bright.amin(dim=0).flip(0), bright.amax(dim=0).flip(0) + 1])
+    assert torch.equal(extent.float(), boxes[0])
+    again, back = flip(mirrored, boxes)
+    assert torch.equal(again, larger)
+    assert back.tolist() == [[3 * x, 3 * y, 3 * right, 3 * bottom]]
+
+
+def test_resizing_smaller_averages_what_it_covers() -> None:
+    """Without anti-aliasing every second line would be lost, and the grey with it."""
+    lines = torch.zeros((3, 64, 64), dtype=torch.uint8)
+    lines[:, ::2] = 254
+    assert (resize(lines, 16, 16).float() - 127).abs().max() <= 16
+
+
+def save_16_bit(path: Path) -> None:
+    Image.fromarray(np.full((4, 6), 257 * 100, dtype=np.uint16)).save(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
+    Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode).save(path)
+    pixels = decode(path)
+    assert pixels.shape == (3, 4, 6)
+    assert pixels.dtype == torch.uint8
+    assert (pixels >= 254).all()
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+    save_16_bit(tmp_path / "deep.png")
+    assert (decode(tmp_path / "deep.png") == 100).all()
+
+
+def test_an_empty_batch_of_boxes_keeps_its_shapes() -> None:
+    nothing = torch.zeros((0, 4))
+    sample = Sample(torch.ones((3, 5, 7), dtype=torch.uint8), torch.ones(2), 4, nothing, torch.zeros(0).long(), nothing)
+    batch = collate([sample, sample], 8)
+    assert batch.images.shape == (2, 3, 8, 8)
+    assert batch.images.sum() == 2 * 3 * 5 * 7
+    assert (batch.gt_boxes.shape, batch.gt_labels.shape, batch.gt_images.shape) == ((0, 4), (0,), (0,))
+    assert (batch.gt_boxes.dtype, batch.gt_labels.dtype, batch.gt_images.dtype) == (
+        torch.float32,
+        torch.int64,
+        torch.int64,
+    )
