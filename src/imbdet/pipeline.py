@@ -36,11 +36,13 @@ class Rule:
 
     ``modules`` hold its code. ``keys`` of the study's file are dotted. In both, ``{name}`` is the experiment or figure
     and ``{method}`` the experiment's method, so that a change of one method's file concerns its experiments alone.
+    ``tables`` is a pattern of files that the code reads beside itself.
     """
 
     file: str
     modules: tuple[str, ...]
     keys: tuple[str, ...]
+    tables: str = ""
 
 
 RULES = {
@@ -49,7 +51,7 @@ RULES = {
     "train": Rule(
         "train",
         ("imbdet.training.run", "imbdet.methods.{method}"),
-        ("seed", "data", "detector", "train", "experiments.{name}.method"),
+        ("seed", "data", "detector", "train", "experiments.{name}"),
     ),
     "detect": Rule(
         "evaluate",
@@ -66,8 +68,17 @@ RULES = {
         ("imbdet.evaluation.loss_samples", "imbdet.methods.{method}"),
         ("seed", "detector", "loss_samples", "experiments.{name}.method"),
     ),
-    "examples": Rule("evaluate", ("imbdet.evaluation.examples",), ("data.source", "report.detections")),
-    "figure": Rule("figures", ("imbdet.figures", "imbdet.figures.{name}"), ("description", "seed", "report")),
+    "examples": Rule(
+        "evaluate",
+        ("imbdet.evaluation.examples",),
+        ("data.source", "evaluate.operating_score", "report.detections"),
+    ),
+    "figure": Rule(
+        "figures",
+        ("imbdet.figures", "imbdet.figures.{name}"),
+        ("description", "seed", "data.source", "report"),
+        tables="src/imbdet/figures/published/*.csv",
+    ),
 }
 
 
@@ -141,7 +152,9 @@ class Pipeline:
         """Files of the step's code: a change of any makes its results stale."""
         experiment = self.study.experiments.get(name)
         method = experiment.method["name"] if experiment else ""
-        return sources(*(module.format(name=name, method=method) for module in RULES[rule].modules))
+        modules = [module.format(name=name, method=method) for module in RULES[rule].modules]
+        tables = Path().glob(RULES[rule].tables) if RULES[rule].tables else []
+        return [*sources(*modules), *sorted(tables)]
 
     def keys(self, rule: str, name: str = "") -> list[tuple[str, ...]]:
         """Paths of the study's keys whose change makes a step's results stale; a name may itself contain dots."""

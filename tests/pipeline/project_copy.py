@@ -1,0 +1,92 @@
+"""A copy of the project in which commands run with the code of that copy."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+GENERATED = ("results/", "paper_figures/", "pipelines/", "dvc.yaml", "dvc.lock")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job that Snakemake would run."""
+
+    rule: str
+    experiment: str
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+
+    @property
+    def step(self) -> tuple[str, str]:
+        return self.rule, self.experiment
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with the project in it, and commands run there with its own code."""
+
+    folder: Path
+
+    def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command; stdout and stderr come together in ``stdout``."""
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | variables
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout}"
+        return done
+
+    def make(self, *targets: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run make as if the environment were set up, which is the one that the tests run in."""
+        return self.run("make", "--old-file=.venv/.complete", *targets, check=check)
+
+    def git(self, *arguments: str) -> None:
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments)
+
+    def jobs(self, *arguments: str) -> list[Job]:
+        """Return what Snakemake would run now."""
+        listing = self.run("snakemake", "--dry-run", *arguments).stdout
+        blocks = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", listing, re.MULTILINE)
+        return [_job(rule, text) for rule, text in blocks if rule != "all"]
+
+    def stages(self, *arguments: str) -> list[str]:
+        """Run ``dvc repro`` and return the stages whose command ran."""
+        return re.findall(r"^Running stage '(.*)':$", self.run("dvc", "repro", *arguments).stdout, re.MULTILINE)
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        file = self.folder / path
+        assert file.read_text().count(old) == 1, f"{path} has to hold {old!r} once"
+        file.write_text(file.read_text().replace(old, new))
+
+
+def _job(rule: str, text: str) -> Job:
+    fields = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
+    files = {key: frozenset(fields[key].split(", ")) if key in fields else frozenset() for key in ("input", "output")}
+    return Job(rule, fields.get("wildcards", "").removeprefix("experiment="), files["input"], files["output"])
+
+
+def copy_of_project(folder: Path) -> Project:
+    """Copy the files that Git has or would take, without what a run of the demo generated."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(GENERATED):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return Project(folder)

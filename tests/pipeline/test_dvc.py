@@ -1,0 +1,112 @@
+"""DVC and Snakemake agree on what is done, whichever of them did it, also after a clone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from project_copy import ROOT, Project, copy_of_project
+
+FOCAL = "focal-g2.0"
+RETRAINED = {f"{rule}-{FOCAL}" for rule in ("train", "detect", "evaluate", "loss_samples")}
+DEMO_LOCK = ROOT / "dvc.lock"
+
+
+def nothing_to_do(project: Project) -> bool:
+    return "Nothing to be done" in project.run("snakemake", "--dry-run").stdout
+
+
+def test_the_graphs_are_equal(project: Project) -> None:
+    jobs = {(job.inputs, job.outputs) for job in project.jobs("--forceall")}
+    stages = set()
+    with Repo(str(project.folder)) as repo:
+        for stage in repo.index.stages:
+            files = {Path(d.fs_path).relative_to(project.folder).as_posix() for d in stage.deps}
+            # The study's file, whose keys are parameters, and the file of the rule: what Snakemake sees for itself.
+            inputs = {name for name in files if not name.startswith(("config/", "workflow/rules/"))}
+            assert len(files - inputs) == 2
+            outputs = {Path(o.fs_path).relative_to(project.folder).as_posix() for o in stage.outs}
+            stages.add((frozenset(inputs), frozenset(outputs)))
+    assert stages == jobs
+
+
+def test_records_are_in_git_and_the_rest_is_in_the_cache(project: Project) -> None:
+    tracked = set(project.run("git", "ls-files").stdout.splitlines())
+    with Repo(str(project.folder)) as repo:
+        for out in (out for stage in repo.index.stages for out in stage.outs):
+            name = Path(out.fs_path).relative_to(project.folder).as_posix()
+            assert (name in tracked) == (not out.use_cache), name
+
+
+def test_a_recorded_run_leaves_dvc_nothing_to_do(project: Project) -> None:
+    assert project.stages() == []
+    assert nothing_to_do(project)
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_an_unfinished_run_is_not_recorded(project: Project) -> None:
+    project.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
+    refused = project.make("record", check=False)
+    assert refused.returncode != 0
+    assert "error: the run is not finished" in refused.stdout
+
+
+def test_dvc_runs_what_changed_and_snakemake_then_has_nothing_to_do(project: Project) -> None:
+    project.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
+    ran = project.stages()
+    steps = {name for name in ran if not name.startswith("figure-")}
+    assert steps == {*RETRAINED, "examples"}
+    assert nothing_to_do(project)
+    assert project.stages() == []
+
+
+def test_a_metric_and_a_parameter_with_a_dot_in_its_name_are_read(project: Project) -> None:
+    metrics = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
+    assert f"results/demo/{FOCAL}/evaluation.json" in json.dumps(metrics)
+    project.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
+    status = json.loads(project.run("dvc", "status", "--json", "dvc.yaml").stdout)
+    assert set(status) == RETRAINED
+
+
+def test_a_clone_is_restored_without_running_anything(clone: Project) -> None:
+    clone.run("dvc", "pull")
+    assert not nothing_to_do(clone)
+    clone.make("restore")
+    assert len(list((clone.folder / "data/demo/train").iterdir())) == 24
+    assert nothing_to_do(clone)
+    assert clone.stages() == []
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    clone.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
+    assert [job.experiment for job in clone.jobs() if job.rule == "train"] == [FOCAL]
+
+
+def test_a_clone_that_pulled_nothing_is_not_restored(clone: Project) -> None:
+    refused = clone.make("restore", check=False)
+    assert refused.returncode != 0
+    assert "error: these files differ from the recorded run: dvc pull dvc.yaml" in refused.stdout
+
+
+def test_figures_are_redrawn_in_a_clone_without_data(clone: Project) -> None:
+    clone.make("figures-check")
+    (clone.folder / "paper_figures/demo/census.csv").write_text("level\n")
+    clone.git("commit", "--quiet", "--all", "--message", "A figure that no code drew")
+    assert clone.make("figures-check", check=False).returncode != 0
+
+
+@pytest.mark.parametrize("lock", [DEMO_LOCK, *ROOT.glob("pipelines/*/dvc.lock")], ids=lambda lock: lock.parent.name)
+def test_committed_figures_are_those_of_the_committed_code(lock: Path, tmp_path: Path) -> None:
+    """A change to a figure's code, records or settings has to come with its outputs (make figures)."""
+    project = copy_of_project(tmp_path)
+    for name in ("results", "paper_figures", "dvc.yaml", "dvc.lock", "pipelines"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name)
+        elif source.is_file():
+            shutil.copy2(source, tmp_path / name)
+    project.git("init", "--quiet")
+    file = lock.with_suffix(".yaml").relative_to(ROOT).as_posix()
+    with Repo(str(tmp_path)) as repo:
+        figures = [s.name for s in repo.stage.load_all(file) if s.name.startswith("figure-")]
+    assert len(figures) > 5
+    assert json.loads(project.run("dvc", "status", "--json", *(f"{file}:{name}" for name in figures)).stdout) == {}

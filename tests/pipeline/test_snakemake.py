@@ -1,0 +1,125 @@
+"""What Snakemake runs again after a change, proved on a finished study."""
+
+import json
+import re
+
+import pytest
+from project_copy import Project
+
+FOCAL = "focal-g2.0"
+TRAINED = {("train", FOCAL), ("detect", FOCAL), ("evaluate", FOCAL), ("loss_samples", FOCAL)}
+EVALUATED = {("evaluate", "ce"), ("evaluate", FOCAL)}
+
+
+def steps(project: Project) -> set[tuple[str, str]]:
+    """What would run, figures aside, as (rule, experiment)."""
+    return {job.step for job in project.jobs() if not job.rule.startswith("figure_")}
+
+
+def figures(project: Project) -> set[str]:
+    return {job.rule.removeprefix("figure_") for job in project.jobs() if job.rule.startswith("figure_")}
+
+
+def test_nothing_is_left_to_do_after_a_run(project: Project) -> None:
+    assert "Nothing to be done" in project.run("snakemake", "--dry-run").stdout
+    assert "Nothing to be done" in project.run("snakemake", "--dry-run", "--config", "study=demo").stdout
+
+
+def test_every_step_wrote_what_it_declares(project: Project) -> None:
+    jobs = project.jobs("--forceall")
+    assert {("data", ""), ("census", ""), ("examples", ""), *TRAINED, *EVALUATED} <= {job.step for job in jobs}
+    for name in set().union(*(job.outputs for job in jobs)):
+        assert (project.folder / name).stat().st_size > 0
+
+
+def test_changing_one_gamma_retrains_one_experiment(project: Project) -> None:
+    project.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
+    assert steps(project) == {*TRAINED, ("examples", "")}
+    assert {"loss_curves", "precision_recall", "results"} <= figures(project)
+    assert not {"census", "structure", "focal_loss_pt", "derivatives"} & figures(project)
+    before = (project.folder / "models/demo/ce.pt").stat().st_mtime_ns
+    project.run("snakemake", "--", f"results/demo/{FOCAL}/training.json", "results/demo/ce/training.json")
+    record = json.loads((project.folder / f"results/demo/{FOCAL}/training.json").read_text())
+    assert record["config"]["method"]["gamma"] == 3.0
+    assert (project.folder / "models/demo/ce.pt").stat().st_mtime_ns == before
+
+
+def test_changing_the_operating_score_retrains_nothing(project: Project) -> None:
+    project.edit("config/demo.yaml", "operating_score: 0.3", "operating_score: 0.4")
+    assert steps(project) == {*EVALUATED, ("examples", "")}
+
+
+def test_changing_the_code_of_the_evaluation_retrains_nothing(project: Project) -> None:
+    append_comment(project, "src/imbdet/evaluation/coco_ap.py")
+    assert steps(project) == EVALUATED | {("examples", "")}
+
+
+def test_changing_a_method_retrains_its_experiments(project: Project) -> None:
+    append_comment(project, "src/imbdet/methods/focal.py")
+    assert steps(project) == {*TRAINED, ("examples", ""), ("evaluate", FOCAL)}
+
+
+def test_changing_a_figure_draws_that_figure(project: Project) -> None:
+    append_comment(project, "src/imbdet/figures/census.py")
+    assert steps(project) == set()
+    assert figures(project) == {"census"}
+
+
+def test_a_study_of_which_a_part_is_missing_makes_that_part(project: Project) -> None:
+    (project.folder / "results/demo/ce/precision_recall.csv").unlink()
+    assert steps(project) == {("evaluate", "ce")}
+
+
+def test_touching_a_file_changes_nothing(project: Project) -> None:
+    (project.folder / "src/imbdet/losses.py").touch()
+    (project.folder / "config/demo.yaml").touch()
+    assert project.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "seed=2"], "--config seed=... would have no effect"),
+        (["--config", "study=dmeo"], "no study config/dmeo.yaml; did you mean 'config/demo.yaml'?"),
+        (["--configfile", "config/demo.yaml", "--config", "study=demo"], "one study at a time"),
+    ],
+)
+def test_a_wrong_choice_of_study_is_explained(project: Project, arguments: list[str], message: str) -> None:
+    refused = project.run("snakemake", "--dry-run", *arguments, check=False)
+    assert refused.returncode != 0
+    assert message in refused.stdout
+    assert "Traceback" not in refused.stdout
+
+
+def test_a_mistake_in_the_study_is_explained(project: Project) -> None:
+    project.edit("config/demo.yaml", "  steps:", "  stepz:")
+    refused = project.run("snakemake", "--dry-run", check=False)
+    assert refused.returncode != 0
+    assert "config/demo.yaml: unknown key 'train.stepz'; did you mean 'steps'?" in refused.stdout
+    assert "Traceback" not in refused.stdout
+
+
+def test_each_command_imports_only_code_that_its_rule_declares(project: Project) -> None:
+    """The logs hold the interpreter's own list of what was imported."""
+    for job in project.jobs("--forceall"):
+        log = project.folder / "logs" / "demo" / job.experiment / f"{job.rule}.log"
+        modules = set(re.findall(r"^import time:.*\| +(imbdet(?:\.\w+)*)$", log.read_text(), re.MULTILINE))
+        assert len(modules) > 3, f"{log} lists no imports"
+        paths = {f"src/{module.replace('.', '/')}" for module in modules}
+        declared = {name.removesuffix(".py").removesuffix("/__init__") for name in job.inputs if name.endswith(".py")}
+        assert paths <= declared, job.rule
+
+
+def test_the_report_shows_every_figure_with_its_caption(project: Project) -> None:
+    project.run("snakemake", "--report", "report.html")
+    report = (project.folder / "report.html").read_text()
+    pictures = list((project.folder / "paper_figures" / "demo").glob("*.png"))
+    assert len(pictures) > 5
+    for picture in pictures:
+        assert picture.relative_to(project.folder).as_posix() in report
+    assert "generated shapes, 24 training images of 64 px" in report
+
+
+def append_comment(project: Project, path: str) -> None:
+    file = project.folder / path
+    file.write_text(file.read_text() + "# changed\n")
