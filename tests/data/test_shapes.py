@@ -90,12 +90,15 @@ def test_boxes_are_tight_around_the_mask(name: str, turn: float) -> None:
 
 @pytest.mark.parametrize("index", range(12))
 def test_boxes_are_tight_around_the_pixels(index: int) -> None:
-    """What an image differs in from its bare background reaches to within a pixel of the box, and not beyond."""
+    """An image differs from its bare background in the outline's mask, which ends where the box does."""
     data = shapes_data(objects=(1, 1), distractors=(0, 0), box_size=(0.3, 0.6))
     bare = shapes._background(generator(data.seed, "shapes/val/pixels", index), data.image_size)
     drawn = np.abs(shapes.render(data, "val", index) - np.clip(bare, 0, 255)).max(axis=2) > 12
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
-    (x, y, w, h) = shapes.scene(data, "val", index).boxes[0]
+    scene = shapes.scene(data, "val", index)
+    mask = coverage(scene.outlines[0], data.image_size, data.image_size) > 0.3
+    assert (drawn & mask).sum() > 0.85 * (drawn | mask).sum()
+    x, y, w, h = scene.boxes[0]
     extent = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     assert np.abs(extent - [x, y, x + w, y + h]).max() < 2
 
@@ -197,5 +200,9 @@ def test_wrong_labels_are_another_class_at_the_asked_share() -> None:
     wrong = before != after
     assert [r["bbox"] for r in records[0]] == [r["bbox"] for r in records[1]]
     assert abs(wrong.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / len(wrong))
+    assert all(
+        r["category_id"] != b
+        for r, b in zip(shapes.annotate(noise(wrong_labels=1.0), "train")["annotations"], before, strict=True)
+    )
     offsets = np.bincount((after - before)[wrong] % 8, minlength=8)[1:]
     assert (np.abs(offsets - offsets.mean()) < 4 * np.sqrt(offsets.mean())).all()
