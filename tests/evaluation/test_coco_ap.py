@@ -157,6 +157,12 @@ def test_below_the_operating_score_nothing_is_counted():
     assert metrics["AP"] == evaluate(truth, detections, 0.0).metrics["AP"]
 
 
+def test_a_detection_at_the_operating_score_is_counted():
+    truth, found = truth_of([(1, 1, BOX)]), detections_of([(1, 1, BOX, 0.5)])
+    assert at(evaluate(truth, found, 0.5).metrics) == (1, 0, 0)
+    assert at(evaluate(truth, found, 0.5001).metrics) == (0, 0, 1)
+
+
 def test_detections_inside_a_crowd_region_change_no_count_and_no_average():
     truth = truth_of([(1, 1, BOX), (1, 1, OTHER, {"iscrowd": 1})])
     own = detections_of([(1, 1, BOX, 0.8)])
