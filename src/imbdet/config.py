@@ -22,6 +22,11 @@ SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=SAFE_NAME)]
 
 
+def method_names() -> list[str]:
+    """Names of all methods: the public modules of ``imbdet/methods``."""
+    return sorted(path.stem for path in (Path(__file__).parent / "methods").glob("[a-z]*.py"))
+
+
 class Section(BaseModel):
     """A part of a study: unknown keys are refused, values never change after loading."""
 
@@ -76,11 +81,16 @@ Data = Annotated[ShapesData | Coco2017Data | CocoFormatData, Field(discriminator
 
 
 class Anchors(Section):
-    """Anchors at each level: ``sizes[level] * scale`` pixels (root of the area), ``ratios`` height over width."""
+    """Anchors of the levels P3 to P7: for each level the roots of the areas in pixels; ratios height over width."""
 
-    sizes: tuple[Positive, ...]
-    scales: tuple[Positive, ...]
-    ratios: tuple[Positive, ...]
+    sizes: Annotated[tuple[tuple[Positive, ...], ...], Field(min_length=5, max_length=5)]
+    ratios: Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _same_number_at_each_level(self) -> "Anchors":
+        if len({len(level) for level in self.sizes}) != 1 or not self.sizes[0]:
+            raise ValueError("every level needs the same number of sizes, at least one: all levels share the head")
+        return self
 
 
 class MaxIoU(Section):
@@ -99,6 +109,7 @@ class Detector(Section):
     backbone: str
     pretrained: bool
     fpn_channels: Count
+    p6_source: Annotated[Literal["c5", "p5"], Field(description="c5 in the paper, p5 in torchvision")]
     short_side: Annotated[int, Field(ge=32, description="pixels after resizing, as far as long_side allows")]
     long_side: Annotated[int, Field(ge=32)]
     anchors: Anchors
@@ -177,10 +188,9 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _method_is_named(self) -> "Experiment":
-        methods = {p.stem for p in (Path(__file__).parent / "methods").glob("[a-z]*.py")}
         name = self.method.get("name")
-        if name not in methods:
-            raise ValueError(f"method name {name!r} does not exist; {nearest(str(name), methods)}")
+        if name not in method_names():
+            raise ValueError(f"method name {name!r} does not exist; {nearest(str(name), method_names())}")
         return self
 
 
@@ -279,7 +289,7 @@ def _keys_at(model: Any, location: list[str]) -> set[str]:
     if get_origin(model) is Annotated:
         model = get_args(model)[0]
     if get_origin(model) in (Union, UnionType):
-        tags = {}
+        tags: dict[str, Any] = {}
         for member in get_args(model):
             for field in getattr(member, "model_fields", {}).values():
                 tags |= {tag: member for tag in get_args(field.annotation) if isinstance(tag, str)}

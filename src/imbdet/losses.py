@@ -49,12 +49,13 @@ class Focal:
             raise ValueError(f"focal loss needs gamma >= 0, got {self.gamma}")
 
     def value(self, x_t: Tensor) -> Tensor:
-        return -_power(torch.sigmoid(-x_t), self.gamma) * F.logsigmoid(x_t)
+        q, loss = _probability_and_loss(x_t)
+        return _power(q, self.gamma) * loss
 
     def slope(self, x_t: Tensor) -> Tensor:
         # In terms of q = 1 - p_t: the paper's form takes 1 - p_t after rounding and loses q where p_t is near 1.
-        q = torch.sigmoid(-x_t)
-        return _power(q, self.gamma) * (self.gamma * (1 - q) * F.logsigmoid(x_t) - q)
+        q, loss = _probability_and_loss(x_t)
+        return -_power(q, self.gamma) * (self.gamma * (1 - q) * loss + q)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def sum_over_classes(
     Returns:
         [N] fp32 (fp64 for fp64 logits), 0 where ignored; its gradient is 0 there too.
     """
-    result: Tensor = _SumOverClasses.apply(logits, label, loss, alpha, compiled)  # type: ignore[no-untyped-call]
+    result: Tensor = _SumOverClasses.apply(logits, label, loss, alpha, compiled)
     return result
 
 
@@ -154,6 +155,12 @@ def _promote(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def _probability_and_loss(x_t: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - p_t and -log p_t from one exponential, which is most of what a focal loss costs."""
+    e = torch.exp(-x_t.abs())
+    return torch.where(x_t >= 0, e, 1.0) / (1 + e), torch.log1p(e) + (-x_t).relu()
+
+
 def _power(q: Tensor, gamma: float) -> Tensor:
     """``q ** gamma``; a product where one is enough, as pow costs more than the rest of the loss."""
     if gamma == 0:
@@ -166,8 +173,8 @@ def _power(q: Tensor, gamma: float) -> Tensor:
 def _elementwise(loss: MarginLoss, logits: Tensor, targets: Tensor, alpha: float | None) -> Tensor:
     x = _promote(logits)
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    as_target: Tensor = _Margin.apply(x, loss)  # type: ignore[no-untyped-call]
-    as_other: Tensor = _Margin.apply(-x, loss)  # type: ignore[no-untyped-call]
+    as_target: Tensor = _Margin.apply(x, loss)
+    as_other: Tensor = _Margin.apply(-x, loss)
     targets = targets.to(x.dtype)
     return positive * targets * as_target + negative * (1 - targets) * as_other
 
@@ -182,7 +189,7 @@ class _Margin(torch.autograd.Function):
         return loss.value(x_t)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x_t,) = ctx.saved_tensors
         return grad * ctx.loss.slope(x_t), None
 
@@ -194,10 +201,11 @@ class _SumOverClasses(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(logits, label)
         ctx.rest = loss, alpha, compiled
-        return _value_kernel(compiled)(logits, label, loss, alpha)
+        rows: Tensor = _value_kernel(compiled)(logits, label, loss, alpha)
+        return rows
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, label = ctx.saved_tensors
         loss, alpha, compiled = ctx.rest
         return _slope_kernel(compiled)(logits, label, grad, loss, alpha), None, None, None, None
@@ -219,7 +227,9 @@ def _slopes(logits: Tensor, label: Tensor, grad: Tensor, loss: MarginLoss, alpha
 def _margins(logits: Tensor, label: Tensor, alpha: float | None) -> tuple[Tensor, Tensor, Tensor | float]:
     """x_t, y and alpha_t of each logit."""
     x = _promote(logits)
-    target = torch.arange(logits.shape[1], device=logits.device) == label[:, None]
+    # Compared as int32: as wide as fp32, so that the fused kernel compares as many classes at once as it computes.
+    classes = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
+    target = classes == label.to(torch.int32)[:, None]
     sign = torch.where(target, 1.0, -1.0).to(x.dtype)
     weight = 1.0 if alpha is None else torch.where(target, alpha, 1 - alpha).to(x.dtype)
     return sign * x, sign, weight

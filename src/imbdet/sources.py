@@ -59,7 +59,7 @@ def _with_packages(module: str) -> list[str]:
 
 @cache
 def _imports(code: str, path: Path) -> list[str]:
-    """This project's modules that a file imports; ``from m import x`` gives ``m`` and ``m.x``. ``path`` is below src."""
+    """The modules of this project that a file imports; ``from m import x`` gives both ``m`` and ``m.x``."""
     package = path.parent.parts
     names = []
     for node in _statements(ast.parse(code, filename=str(path))):

@@ -1,0 +1,71 @@
+"""Backbones: torchvision's ResNets, and a small network for CPUs."""
+
+from collections import OrderedDict
+from typing import Literal
+
+from torch import nn
+from torchvision.models import get_model, get_model_weights, resnet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from imbdet.errors import UserError, nearest
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d")
+NAMES = ("tiny", *RESNETS)
+STRIDES = (8, 16, 32, 64, 128)
+STAGES = ("layer2", "layer3", "layer4")
+
+
+def build_backbone(name: str, pretrained: bool, fpn_channels: int, p6_source: Literal["c5", "p5"]) -> BackboneWithFPN:
+    """Build a backbone with the levels P3 to P7 (strides 8 to 128), each of ``fpn_channels`` channels.
+
+    ``p6_source``: P6 is made from C5 in the paper and from P5 in torchvision. With ``pretrained``, torchvision's
+    default ImageNet weights are fetched, batch normalisation is frozen, and so are the stem and the first stage.
+
+    Raises:
+        UserError: a name that does not exist; pretrained weights asked for the network that has none.
+    """
+    if name == "tiny":
+        if pretrained:
+            raise UserError("detector.pretrained: the backbone 'tiny' has no pretrained weights; set it to false")
+        body, channels = _tiny(), TINY_CHANNELS[1:]
+    elif name in RESNETS:
+        body = _resnet(name, pretrained)
+        channels = tuple(body.inplanes // 8 * 2**stage for stage in (1, 2, 3))
+    else:
+        raise UserError(f"detector.backbone {name!r} does not exist; {nearest(name, NAMES)}")
+    # torchvision's block reads P5 exactly when its two widths are equal, so C5 is given by its own width.
+    p6_channels = channels[-1] if p6_source == "c5" else fpn_channels
+    extra = LastLevelP6P7(p6_channels, fpn_channels)
+    extra.use_P5 = p6_source == "p5"
+    levels = {stage: str(i) for i, stage in enumerate(STAGES)}
+    return BackboneWithFPN(body, levels, list(channels), fpn_channels, extra_blocks=extra)
+
+
+def _resnet(name: str, pretrained: bool) -> resnet.ResNet:
+    norm = FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
+    weights = get_model_weights(name).DEFAULT if pretrained else None
+    body: resnet.ResNet = get_model(name, weights=weights, norm_layer=norm)
+    if pretrained:
+        for part in (body.conv1, body.layer1):
+            part.requires_grad_(False)
+    return body
+
+
+TINY_CHANNELS = (24, 48, 64, 96)
+
+
+def _tiny() -> nn.Sequential:
+    """Four stages of two 3x3 convolutions, each halving the image once but the first, which does twice."""
+    stages = OrderedDict[str, nn.Module](stem=_conv(3, 16, stride=2))
+    width = 16
+    for index, channels in enumerate(TINY_CHANNELS):
+        stages[f"layer{index + 1}"] = nn.Sequential(_conv(width, channels, stride=2), _conv(channels, channels))
+        width = channels
+    return nn.Sequential(stages)
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))

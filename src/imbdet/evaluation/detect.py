@@ -1,0 +1,50 @@
+"""``python -m imbdet detect STUDY EXPERIMENT``: every detection of a trained detector on the val split."""
+
+import torch
+from tqdm import tqdm
+
+from imbdet.config import Study
+from imbdet.data.coco import Categories
+from imbdet.data.loader import EvaluationBatches
+from imbdet.detectors import build_detector
+from imbdet.detectors.retinanet import ImageDetections, RetinaNet
+from imbdet.evaluation.detections import Detections
+from imbdet.layout import Layout
+from imbdet.training.checkpoint import load_tensors
+
+
+def run(study: Study, layout: Layout, experiment: str) -> None:
+    """Write the detections of an experiment's weights."""
+    batches = EvaluationBatches(study, layout, "val", RetinaNet.coarsest_stride)
+    model, device = load_trained(study, layout, experiment, len(batches.categories))
+    parts = []
+    for batch in tqdm(batches, desc=f"detect {experiment}", mininterval=5):
+        found = model.detect(batch.to(device), study.evaluate)
+        for image, image_id, scale in zip(found, batch.image_ids.tolist(), batch.scales, strict=True):
+            parts.append(_in_original_pixels(image, image_id, scale, batches.categories))
+    Detections.concatenate(parts).save(layout.detections(experiment))
+
+
+def load_trained(study: Study, layout: Layout, experiment: str, num_classes: int) -> tuple[RetinaNet, torch.device]:
+    """An experiment's trained detector in evaluation mode, on the GPU where there is one, and that device.
+
+    Raises :class:`imbdet.errors.UserError` where the weights are missing or damaged.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_detector(study, experiment, num_classes)
+    model.load_state_dict(load_tensors(layout.weights(experiment), device))
+    return model.to(device).eval(), device
+
+
+def _in_original_pixels(
+    image: ImageDetections, image_id: int, scale: torch.Tensor, categories: Categories
+) -> Detections:
+    boxes = image.boxes.cpu() / scale.repeat(2)
+    boxes[:, 2:] -= boxes[:, :2]
+    labels = image.labels.cpu().numpy()
+    return Detections(
+        image_id=torch.full((len(boxes),), image_id).numpy(),
+        category_id=categories.category_ids(labels),
+        bbox=boxes.numpy(),
+        score=image.scores.cpu().numpy(),
+    )

@@ -1,0 +1,64 @@
+"""``python -m imbdet loss-samples STUDY EXPERIMENT``: a trained detector's logits, for the figures of cumulative loss."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from imbdet.config import Study
+from imbdet.data.loader import EvaluationBatches
+from imbdet.detectors.retinanet import RetinaNet
+from imbdet.errors import UserError
+from imbdet.evaluation.cumulative import cumulative_table
+from imbdet.evaluation.detect import load_trained
+from imbdet.files import write_npz, write_text
+from imbdet.layout import Layout
+from imbdet.samples import Samples
+from imbdet.seeding import generator
+
+Margins = NDArray[np.float32]
+
+
+def run(study: Study, layout: Layout, experiment: str) -> None:
+    """Sample x_t on the val split and write the samples and the cumulative losses made from them.
+
+    A foreground sample is the logit of the assigned class of a foreground anchor; a background sample is minus the
+    logit of one class of a background anchor: these are the terms that the loss sums. All foreground samples are
+    kept, and of the background an equal random share of every batch. Raises :class:`UserError` where the split gives
+    fewer samples than the study asks for.
+    """
+    batches = EvaluationBatches(study, layout, "val", RetinaNet.coarsest_stride)
+    model, device = load_trained(study, layout, experiment, len(batches.categories))
+    wanted = study.loss_samples
+    quota = math.ceil(wanted.background / len(batches))
+    foreground, background = [], []
+    for step, batch in enumerate(tqdm(batches, desc=f"loss samples {experiment}", mininterval=5)):
+        with torch.no_grad():
+            positive, negative = margins(model.samples(batch.to(device)))
+        chosen = generator(study.seed, "loss-samples", step).permutation(len(negative))[:quota]
+        foreground.append(positive)
+        background.append(negative[chosen])
+    for name, parts, least in (
+        ("foreground", foreground, wanted.foreground),
+        ("background", background, wanted.background),
+    ):
+        count = sum(map(len, parts))
+        if count < least:
+            raise UserError(
+                f"{experiment}: the val split gives {count} {name} samples, loss_samples.{name} asks for {least}; "
+                "lower it or take more images"
+            )
+    positives, negatives = np.concatenate(foreground), np.concatenate(background)
+    write_npz(layout.logits(experiment), foreground=positives, background=negatives)
+    write_text(layout.cumulative_loss(experiment), cumulative_table(positives, negatives).to_csv(index=False))
+
+
+def margins(samples: Samples) -> tuple[Margins, Margins]:
+    """x_t of the assigned class at foreground rows [P] and of every class at background rows [Q], fp32."""
+    logits = samples.logits.float()
+    rows = samples.foreground
+    positive = logits[rows].gather(1, samples.label[rows, None])[:, 0]
+    negative = -logits[samples.label == samples.num_classes].flatten()
+    return positive.cpu().numpy(), negative.cpu().numpy()

@@ -1,0 +1,46 @@
+"""FL*, the focal loss's sibling with a shifted and steeper sigmoid.
+
+Paper: T.-Y. Lin, P. Goyal, R. Girshick, K. He, P. Dollar, Focal Loss for Dense Object Detection, ICCV 2017.
+Equations: p*_t = sigmoid(gamma x_t + beta) (8); FL* = -log(p*_t) / gamma (9), times alpha_t in the experiments.
+Official code: none; fvcore's sigmoid_focal_loss_star is the same with beta = 0.
+Deviations: none.
+Stages: dense.
+Recipe: alpha .25; (gamma, beta) = (2, 1) or (4, 0), table 3.
+"""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from imbdet.heads import HeadSpec
+from imbdet.losses import FocalStar as FocalStarLoss
+from imbdet.methods._base import Alpha, Beta, Method, Probability, dense_losses
+from imbdet.normalizers import NORMALIZERS, NormalizerName
+from imbdet.samples import Samples, Stage
+
+
+class FocalStar(Method):
+    """Sum of the FL* losses of all candidates and classes; nothing is detached."""
+
+    stages: ClassVar[frozenset[Stage]] = frozenset({"dense"})
+
+    def __init__(
+        self,
+        alpha: Alpha,
+        gamma: Annotated[float, Field(gt=0)],
+        beta: float,
+        prior_prob: Probability,
+        normalizer: NormalizerName,
+        box_beta: Beta,
+    ) -> None:
+        super().__init__()
+        self.head = HeadSpec(prior_prob)
+        self.loss = FocalStarLoss(gamma, beta)
+        self.alpha = alpha
+        self.box_beta = box_beta
+        self.normalizer = NORMALIZERS[normalizer]()
+
+    def forward(self, samples: Samples) -> dict[str, Tensor]:
+        divisor = self.normalizer(samples)
+        return dense_losses(samples, self.loss, self.alpha, divisor, self.box_beta, self.compiled)

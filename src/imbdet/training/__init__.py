@@ -1,0 +1,1 @@
+"""Training: one loop, checkpoints, and the record of a run."""

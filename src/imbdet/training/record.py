@@ -1,0 +1,87 @@
+"""What a run's record says besides its results: enough to repeat it."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imbdet.config import Study
+from imbdet.layout import Layout
+from imbdet.sources import sources
+
+PACKAGES = ("torch", "torchvision", "numpy", "pycocotools")
+
+
+def configuration(study: Study, experiment: str) -> dict[str, Any]:
+    """The parts of a study that determine one training."""
+    whole = study.model_dump(mode="json")
+    parts = {key: whole[key] for key in ("seed", "data", "detector", "train")}
+    return parts | {"method": study.experiment(experiment).method}
+
+
+def fingerprint(study: Study, layout: Layout, experiment: str) -> str:
+    """Hash of a training's configuration, data and code."""
+    parts = [configuration(study, experiment), sha256_of(layout.manifest), code_sha256(study, experiment)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def code_sha256(study: Study, experiment: str) -> str:
+    """Hash of the sources that training imports, the experiment's own method among them."""
+    method = f"imbdet.methods.{study.experiment(experiment).method['name']}"
+    files = sources("imbdet.training.run", method, root=Path(__file__).parents[2])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def code(study: Study, experiment: str) -> dict[str, Any]:
+    """Commit of the working tree, whether tracked files differ from it, and the hash of the sources."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "sources_sha256": code_sha256(study, experiment),
+    }
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"device": name, "cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def peak_memory_mb(device: torch.device) -> dict[str, float]:
+    """Largest resident memory of this process and, on a GPU, largest memory held there, in MB (1e6 bytes)."""
+    memory = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
+    if device.type == "cuda":
+        memory["device"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return {key: round(value) for key, value in memory.items()}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
