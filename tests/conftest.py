@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--vectors", default=str(Path(__file__).parent / "vectors"), help="folder of the reference vectors")
+    parser.addoption("--vectors", default=str(Path(__file__).parent / "oracles" / "vectors"), help="folder of the reference vectors")
 
 
 @pytest.fixture(scope="session")
