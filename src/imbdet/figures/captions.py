@@ -1,0 +1,23 @@
+"""What every caption says in the same words: where the numbers come from, and what they must not be taken for."""
+
+from imbdet.config import Study
+
+COCO = "coco2017"
+
+
+def about(study: Study, images: str) -> str:
+    """Return the study, data set, size and seed; ``images`` says which were used, e.g. ``400 validation images``."""
+    warning = "" if study.data.source == COCO else " These are not COCO results."
+    return f"Study {study.name}: {study.description}; {images}; seed {study.seed}.{warning}"
+
+
+def badge(study: Study) -> str:
+    """Return the few words that stand above every picture about a study."""
+    return f"study {study.name}" + ("" if study.data.source == COCO else " · not COCO")
+
+
+def rst(text: str) -> str:
+    """Return plain text as reStructuredText that shows the same characters."""
+    for mark in ("\\", "*", "`", "_", "|"):
+        text = text.replace(mark, f"\\{mark}")
+    return text + "\n"

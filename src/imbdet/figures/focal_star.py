@@ -1,0 +1,34 @@
+"""FL* beside cross entropy and focal loss (Lin et al. 2017, table 3) and the measured runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imbdet.config import Study
+from imbdet.figures import comparison
+from imbdet.figures.tables import Column
+from imbdet.layout import Layout
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+KEYS, OTHERS = ("loss", "gamma", "beta"), ("alpha",)
+
+
+def inputs(study: Study, layout: Layout) -> list[Path]:
+    """The evaluation of each experiment of the ablation."""
+    return comparison.inputs(layout, study.report.focal_star)
+
+
+def data(study: Study, layout: Layout) -> "DataFrame":
+    """Columns of :func:`imbdet.figures.comparison.data`."""
+    return comparison.data(layout, study.report.focal_star, "focal_loss_3", KEYS)
+
+
+def caption(study: Study, data: "DataFrame") -> str:
+    """Say what either side was measured on."""
+    return comparison.caption(study, data, "Cross entropy, focal loss and FL*")
+
+
+def table(data: "DataFrame") -> list[Column]:
+    """Published and measured columns side by side."""
+    return comparison.columns(data, KEYS, OTHERS)

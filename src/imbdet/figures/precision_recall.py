@@ -1,0 +1,56 @@
+"""Precision-recall curves of a study's experiments at two IoU thresholds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imbdet.config import Study
+from imbdet.figures import captions, records, style
+from imbdet.layout import Layout
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+THRESHOLDS = ("0.5", "0.75")
+COLUMNS = ("iou", "recall", "precision")
+
+
+def inputs(study: Study, layout: Layout) -> list[Path]:
+    """Curves and evaluation (label, number of images) of each experiment in the figure."""
+    names = study.report.precision_recall
+    return [path for name in names for path in (layout.precision_recall(name), layout.evaluation(name))]
+
+
+def data(study: Study, layout: Layout) -> "DataFrame":
+    """Columns iou, recall, precision, experiment, label, images."""
+    return records.concat(_curves(layout, name) for name in study.report.precision_recall)
+
+
+def _curves(layout: Layout, name: str) -> "DataFrame":
+    curves = records.read_csv(layout.precision_recall(name), COLUMNS)
+    record = records.read_json(layout.evaluation(name))
+    curves = curves[curves["iou"].astype(str).isin(THRESHOLDS)]
+    return curves.assign(experiment=name, label=record["label"], images=record["images"])
+
+
+def caption(study: Study, data: "DataFrame") -> str:
+    """Say what a point and the area mean."""
+    return (
+        "Precision against recall at two thresholds of IoU, mean over the classes. Each curve is precision made "
+        "monotone and read at 101 recalls, as COCO does; the number in the legend is its mean, which is the AP at that "
+        "threshold (in percent). " + captions.about(study, f"measured on {data['images'].iloc[0]:,} validation images")
+    )
+
+
+def draw(data: "DataFrame") -> "Figure":
+    """One panel for each threshold, one curve for each experiment."""
+    figure, panels = style.canvas(3.9, columns=len(THRESHOLDS), sharey=True)
+    looks = style.unordered(data["experiment"].nunique())
+    for axes, (iou, curves) in zip(panels, data.groupby("iou"), strict=True):
+        for look, (_, curve) in zip(looks, curves.groupby("experiment", sort=False), strict=True):
+            name = f"{curve['label'].iloc[0]}: {100 * curve['precision'].mean():.1f}"
+            axes.plot(curve["recall"], curve["precision"], label=name, **look)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", title=f"IoU {iou}")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), title=f"AP at IoU {iou}")
+    panels[0].set_ylabel("precision")
+    return figure

@@ -1,0 +1,114 @@
+"""Reading the records that figures are drawn from, with errors that name the file and the command that makes it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imbdet.config import Study
+from imbdet.errors import UserError
+from imbdet.layout import Layout
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_REMEDY = "remove it and run the study again"
+
+
+class Record(dict[str, Any]):
+    """A JSON object that names its file when a key is missing."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path}: no key {key!r}, found {', '.join(self)}; {_REMEDY}")
+
+
+def read_json(path: Path) -> Record:
+    """Read a record. Raises :class:`UserError` if it is not a JSON object, and later where a key is missing."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), object_hook=lambda values: Record(values, path))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}; {_REMEDY}") from error
+    if not isinstance(record, Record):
+        raise UserError(f"{path} must hold a JSON object, got {type(record).__name__}; {_REMEDY}")
+    return record
+
+
+def read_csv(path: Path, columns: Iterable[str]) -> "DataFrame":
+    """Read a CSV that has at least ``columns``. Raises :class:`UserError` otherwise."""
+    data = parse_csv(path.read_text(encoding="utf-8"), str(path))
+    missing = [column for column in columns if column not in data]
+    if missing or data.empty:
+        problem = f"no column {missing[0]!r}, found {', '.join(map(str, data))}" if missing else "no rows"
+        raise UserError(f"{path}: {problem}; {_REMEDY}")
+    return data
+
+
+def parse_csv(text: str, where: str) -> "DataFrame":
+    """Parse CSV in which only an empty field is a missing value: a class may be called ``None``."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(StringIO(text), keep_default_na=False, na_values=[""])
+    except pd.errors.ParserError as error:
+        raise UserError(f"{where} is not valid CSV: {error}; {_REMEDY}") from error
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{where} is empty; {_REMEDY}") from error
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
+    """Return rows as a table; a value that is None or absent becomes NaN."""
+    import pandas as pd
+
+    data = pd.DataFrame(list(rows))
+    return data.where(data.notna(), float("nan"))
+
+
+def concat(tables: Iterable["DataFrame"]) -> "DataFrame":
+    """Return tables one below the other."""
+    import pandas as pd
+
+    return pd.concat(list(tables), ignore_index=True)
+
+
+def percent(value: float | None) -> float | None:
+    """Return a share in percent, without the noise of binary fractions; nothing stays nothing."""
+    return None if value is None else round(100 * value, 9)
+
+
+def images(layout: Layout, split: str) -> int:
+    """Return the number of images of a split, from the manifest of the data set."""
+    return int(read_json(layout.manifest)["splits"][split]["images"])
+
+
+def require(study: Study, layout: Layout, paths: Iterable[Path], name: str) -> None:
+    """Raise :class:`UserError` that lists the records which do not exist, with the command for each."""
+    commands = _commands(study, layout)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        lines = [f"  {path}: python -m imbdet {commands[path]}" for path in missing]
+        raise UserError("\n".join([f"figure {name} of study {study.name} needs records that do not exist:", *lines]))
+
+
+def _commands(study: Study, layout: Layout) -> dict[Path, str]:
+    """Which command makes which record."""
+    config = f"config/{study.name}.yaml"
+    commands = {
+        layout.manifest: f"data {config}",
+        layout.census: f"census {config}",
+        layout.structure: f"census {config}",
+        layout.examples: f"examples {config}",
+    }
+    for name in study.experiments:
+        commands |= {
+            layout.training(name): f"train {config} {name}",
+            layout.loss_curve(name): f"train {config} {name}",
+            layout.evaluation(name): f"evaluate {config} {name}",
+            layout.precision_recall(name): f"evaluate {config} {name}",
+            layout.cumulative_loss(name): f"loss-samples {config} {name}",
+        }
+    return commands

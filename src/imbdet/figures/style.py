@@ -1,0 +1,95 @@
+"""One look for every picture: told apart in colour, by colour-blind readers and in grey; equal bytes for equal data."""
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 7.2  # inches; 1080 pixels at 150 dpi
+DPI = 150
+# Okabe and Ito's colours without the yellow, which is lost on white.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2, 1, 1.2, 1, 1.2)))
+HATCHES = ("", "////", "....")
+GREY = "#555555"
+CAPTION_SIZE = 8.0  # points
+_LINE_HEIGHT = 1.35 * CAPTION_SIZE / 72  # inches
+_CHARACTER = 0.53 * CAPTION_SIZE / 72  # inches, mean width of a character of the caption's font
+_SETTINGS: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.7,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "svg.hashsalt": "imbdet",  # otherwise the ids inside an SVG are random
+    "figure.dpi": DPI,
+}
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """Draw and save with this style alone, whatever the reader's own matplotlib settings are."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_SETTINGS)
+        yield
+
+
+def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of the common width and its axes in reading order; ``options`` go to ``Figure.subplots``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(axes.flat)
+
+
+def unordered(count: int) -> list[dict[str, Any]]:
+    """Return colours and dashes of up to 35 things without an order, e.g. experiments."""
+    return [{"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]} for i in range(count)]
+
+
+def ordered(count: int) -> list[dict[str, Any]]:
+    """Return colours (dark to light) and dashes of things with an order, e.g. values of gamma."""
+    from matplotlib import colormaps
+
+    colours = [colormaps["viridis"](0.82 * i / max(count - 1, 1)) for i in range(count)]
+    return [{"color": colour, "linestyle": DASHES[i % len(DASHES)]} for i, colour in enumerate(colours)]
+
+
+def add_caption(figure: "Figure", caption: str, badge: str) -> None:
+    """Make room at the bottom for the wrapped caption, and at the top for the badge, where there is one."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(caption, int(width / _CHARACTER), break_on_hyphens=False)
+    below = (len(lines) + 1) * _LINE_HEIGHT
+    above = 1.3 * _LINE_HEIGHT if badge else 0.0
+    total = height + below + above
+    figure.set_size_inches(width, total)
+    layout: Any = figure.get_layout_engine()
+    layout.set(rect=(0, below / total, 1, height / total))
+    text: Any = {"fontsize": CAPTION_SIZE, "parse_math": False}
+    figure.text(0.012, 0.5 * _LINE_HEIGHT / total, "\n".join(lines), va="bottom", linespacing=1.2, **text)
+    figure.text(0.988, 1 - 0.35 * _LINE_HEIGHT / total, badge, va="top", ha="right", color=GREY, weight="bold", **text)
+
+
+def encode(figure: "Figure", kind: str) -> bytes:
+    """Return the picture as ``png`` or ``svg``, without date or version, so that equal data give equal bytes."""
+    buffer = BytesIO()
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    return buffer.getvalue()

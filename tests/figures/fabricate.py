@@ -1,0 +1,239 @@
+"""Records of a study that never ran, in the formats of real ones: smooth curves and drawn numbers, all seeded."""
+
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from imbdet.config import Study, parse_study
+from imbdet.evaluation.cumulative import cumulative_table
+from imbdet.layout import Layout
+
+CLASSES = ("disc", "square", "triangle", "star", "cross", "ring")
+PANELS = ("ce-a0.75", "focal-g2")
+
+
+def _method(name: str, **parameters: Any) -> dict[str, Any]:
+    return {"name": name, "prior_prob": 0.01, "normalizer": "batch", "box_beta": 0.0, **parameters}
+
+
+def _experiments() -> dict[str, Any]:
+    made = {"ce": {"label": "CE", "method": _method("cross_entropy", alpha=None)}}
+    for alpha in (0.25, 0.5, 0.75, 0.9):
+        made[f"ce-a{alpha}"] = {"label": f"CE, α {alpha}", "method": _method("cross_entropy", alpha=alpha)}
+    for gamma in (0.5, 1, 2, 5):
+        made[f"focal-g{gamma}"] = {"label": f"focal, γ {gamma}", "method": _method("focal", alpha=0.25, gamma=gamma)}
+    for gamma, beta in ((2, 1), (4, 0)):
+        method = _method("focal_star", alpha=0.25, gamma=gamma, beta=beta)
+        made[f"focal-star-g{gamma}-b{beta}"] = {"label": f"FL*, γ {gamma}, β {beta}", "method": method}
+    return made
+
+
+def raw_study() -> dict[str, Any]:
+    """The YAML of the fabricated study, as a mapping."""
+    return {
+        "description": "fabricated numbers for a test",
+        "seed": 7,
+        "data": {
+            "source": "shapes",
+            "folder": "data/fabricated",
+            "seed": 1,
+            "image_size": 128,
+            "train_images": 60,
+            "val_images": 20,
+            "classes": 6,
+            "tail_exponent": 1.7,
+            "objects": [1, 6],
+            "box_size": [0.08, 0.5],
+            "distractors": [2, 6],
+        },
+        "detector": {
+            "name": "retinanet",
+            "backbone": "tiny",
+            "pretrained": False,
+            "fpn_channels": 32,
+            "p6_source": "c5",
+            "short_side": 128,
+            "long_side": 128,
+            "anchors": {"sizes": [[12 * 2**level] for level in range(5)], "ratios": [0.5, 1.0, 2.0]},
+            "assigner": {"foreground_iou": 0.5, "background_iou": 0.4, "low_quality": "argmax", "crowd": "ignore"},
+        },
+        "train": {
+            "steps": 600,
+            "batch_size": 16,
+            "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 0.0001},
+            "schedule": {"name": "cosine", "warmup_steps": 50},
+            "clip_norm": 10.0,
+            "flip": 0.5,
+        },
+        "evaluate": {
+            "batch_size": 32,
+            "score_threshold": 0.05,
+            "nms_iou": 0.5,
+            "candidates_per_level": 1000,
+            "detections_per_image": 100,
+            "operating_score": 0.3,
+        },
+        "loss_samples": {"foreground": 1000, "background": 100000},
+        "report": {
+            "cumulative_loss": "focal-g2",
+            "precision_recall": ["ce", "ce-a0.75", "focal-g2", "focal-star-g2-b1"],
+            "detections": list(PANELS),
+            "gamma": ["ce-a0.75", "focal-g0.5", "focal-g1", "focal-g2", "focal-g5"],
+            "alpha": ["ce", "ce-a0.25", "ce-a0.5", "ce-a0.75", "ce-a0.9"],
+            "focal_star": ["ce-a0.75", "focal-g2", "focal-star-g2-b1", "focal-star-g4-b0"],
+        },
+        "experiments": _experiments(),
+    }
+
+
+def study(**changes: Any) -> Study:
+    """The fabricated study, with top-level keys replaced."""
+    return parse_study({**raw_study(), **changes}, name="fabricated", where="fabricated")
+
+
+def write(made: Study, layout: Layout) -> None:
+    """Write every record that figures read, under the current folder."""
+    _json(layout.manifest, {"splits": {"train": {"images": 60}, "val": {"images": 20}}})
+    _json(layout.census, census())
+    _json(layout.structure, structure())
+    for index, (name, experiment) in enumerate(made.experiments.items()):
+        about = {"study": made.name, "experiment": name, "label": experiment.label, "seed": made.seed}
+        _json(layout.training(name), about)
+        _csv(layout.loss_curve(name), loss_curve(index))
+        _json(layout.evaluation(name), {**about, **evaluation(made, name, index)})
+        _csv(layout.precision_recall(name), precision_recall(index))
+    _csv(layout.cumulative_loss(made.report.cumulative_loss), cumulative_loss())
+    _json(layout.examples, examples())
+
+
+def _json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def _csv(path: Path, data: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.to_csv(path, index=False)
+
+
+def census() -> dict[str, Any]:
+    levels = []
+    for level, (side, foreground) in enumerate(((16, 6.25), (8, 5.5), (4, 2.0), (2, 0.5), (1, 0.0))):
+        anchors = 3 * side * side
+        counts = {"foreground": foreground, "ignored": 2.5 * foreground, "background": anchors - 3.5 * foreground}
+        levels.append({"name": f"P{level + 3}", "stride": 8 * 2**level, "anchors": anchors, **counts})
+    boxes = (2210, 700, 333, 201, 140, 100)
+    classes = [{"id": i + 1, "name": name, "boxes": boxes[i], "images": 9} for i, name in enumerate(CLASSES)]
+    return {"study": "fabricated", "images": 60, "levels": levels, "classes": classes}
+
+
+def structure() -> dict[str, Any]:
+    def level(name: str, index: int, channels: int) -> dict[str, Any]:
+        side = 16 // 2**index
+        return {"name": f"{name}{index + 3}", "stride": 8 * 2**index, "channels": channels, "shape": [side, side]}
+
+    def pyramid(index: int) -> dict[str, Any]:
+        made = level("P", index, 32)
+        sides = [12 * 2**index / 2**0.5, 12 * 2**index * 2**0.5]
+        return {**made, "anchors_per_location": 3, "anchors": 3 * made["shape"][0] ** 2, "anchor_sides": sides}
+
+    return {
+        "study": "fabricated",
+        "name": "retinanet",
+        "backbone": "tiny",
+        "parameters": 412345,
+        "image": [128, 128],
+        "backbone_levels": [level("C", index, 32 * 2**index) for index in range(3)],
+        "levels": [pyramid(index) for index in range(5)],
+        "heads": [
+            {"name": "classification", "convs": 4, "channels": 32, "outputs": "3 x 6"},
+            {"name": "box_regression", "convs": 4, "channels": 32, "outputs": "3 x 4"},
+        ],
+    }
+
+
+def loss_curve(index: int) -> pd.DataFrame:
+    rng = np.random.default_rng(index)
+    step = np.arange(20, 601, 20)
+    classification, boxes = (
+        scale * (0.2 + np.exp(-step / 150)) * np.exp(rng.normal(0, 0.15, len(step))) for scale in (1 + 0.1 * index, 0.7)
+    )
+    return pd.DataFrame(
+        {
+            "step": step,
+            "learning_rate": 0.02,
+            "classification": classification,
+            "box_regression": boxes,
+            "total": classification + boxes,
+        }
+    )
+
+
+def evaluation(made: Study, name: str, index: int) -> dict[str, Any]:
+    keys = ("AP", "AP50", "AP75", "AP90", "AP_small", "AP_medium", "AR_100")
+    metrics = {key: round(0.25 + 0.01 * index + 0.04 * place, 4) for place, key in enumerate(keys)}
+    return {
+        "method": made.experiments[name].method,
+        "data": made.description,
+        "images": 20,
+        "boxes": 77,
+        **metrics,
+        "AP_large": None,
+        "operating_point": {"score": 0.3, "counts": []},
+    }
+
+
+def precision_recall(index: int) -> pd.DataFrame:
+    recall = np.linspace(0, 1, 101)
+    parts = []
+    for place, iou in enumerate(("0.5", "0.75", "0.9", "mean")):
+        reach = 0.9 - 0.15 * place - 0.02 * index
+        precision = np.clip(1 - (recall / reach) ** 3, 0, 1)
+        parts.append(pd.DataFrame({"iou": iou, "recall": recall, "precision": precision}))
+    return pd.concat(parts)
+
+
+def cumulative_loss() -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    foreground, background = rng.normal(0.5, 2, 1000), rng.normal(6, 1.8, 100_000)
+    return cumulative_table(foreground.astype(np.float32), background.astype(np.float32))
+
+
+def examples() -> dict[str, Any]:
+    return {
+        "study": "fabricated",
+        "categories": {str(index + 1): name for index, name in enumerate(CLASSES)},
+        "images": [_example(index) for index in range(6)],
+    }
+
+
+def _example(index: int) -> dict[str, Any]:
+    rng = np.random.default_rng(index)
+    pixels = rng.integers(60, 120, (128, 128, 3), dtype=np.uint8)
+    truth = []
+    for _ in range(1 + index):
+        x, y = rng.uniform(0, 90, 2)
+        w, h = rng.uniform(12, 38, 2)
+        pixels[int(y) : int(y + h), int(x) : int(x + w)] = rng.integers(0, 255, 3)
+        truth.append({"category_id": int(rng.integers(1, 7)), "bbox": [x, y, w, h]})
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return {
+        "image_id": 10 + index,
+        "width": 128,
+        "height": 128,
+        "pixels": base64.b64encode(buffer.getvalue()).decode(),
+        "ground_truth": truth,
+        "detections": {name: [_found(box, rng) for box in truth] for name in PANELS},
+    }
+
+
+def _found(box: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    moved = (np.asarray(box["bbox"]) + rng.normal(0, 2, 4)).tolist()
+    return {"category_id": box["category_id"], "bbox": moved, "score": float(rng.uniform(0.2, 1))}

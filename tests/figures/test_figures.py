@@ -1,0 +1,197 @@
+"""What every figure promises: files, data, captions, equal bytes, and errors that help."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import fabricate
+import matplotlib as mpl
+import pytest
+
+from imbdet import figures
+from imbdet.errors import UserError
+from imbdet.figures import drawing, records
+from imbdet.layout import Layout
+
+ANALYTIC = {"focal_loss_pt", "focal_loss_xt", "focal_star_xt", "derivatives"}
+COCO = {"source": "coco2017", "folder": "data/coco"}
+
+
+def test_the_graph_is_built_without_heavy_imports():
+    code = """if True:
+        import json, sys
+        from imbdet import figures
+        from imbdet.config import parse_study
+        from imbdet.layout import Layout
+        study = parse_study(json.loads(sys.argv[1]), name="s", where="s")
+        for name in figures.names(study):
+            assert figures.inputs(study, Layout.of(study), name) is not None
+            assert figures.outputs(Layout.of(study), name)
+        print({"torch", "matplotlib", "pandas"} & set(sys.modules))
+    """
+    command = [sys.executable, "-c", code, json.dumps(fabricate.raw_study())]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_every_name_has_a_module_of_its_own():
+    folder = Path(figures.__file__).parent
+    for name in figures.FIGURES:
+        module = figures.figure(name)
+        assert Path(module.__file__) == folder / f"{name}.py"
+        assert hasattr(module, "draw") or hasattr(module, "table")
+
+
+def test_a_figure_whose_list_is_empty_is_not_drawn():
+    report = {**fabricate.raw_study()["report"], "gamma": [], "detections": []}
+    names = figures.names(fabricate.study(report=report))
+    assert set(figures.FIGURES) - set(names) == {"gamma_ablation", "detections"}
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_exactly_the_declared_files_are_written(drawn, layout, name):
+    written = {path.relative_to(drawn) for path in (drawn / layout.figures).glob(f"{name}.*")}
+    assert written == set(figures.outputs(layout, name))
+
+
+def test_equal_records_give_equal_bytes(project, study, layout):
+    for name in ("census", "cumulative_loss", "gamma_ablation"):
+        before = {path: path.read_bytes() for path in figures.outputs(layout, name)}
+        figures.run(study, layout, name)
+        assert before == {path: path.read_bytes() for path in figures.outputs(layout, name)}
+
+
+def test_the_users_matplotlib_settings_change_nothing(project, study, layout):
+    before = (layout.figures / "structure.png").read_bytes()
+    with mpl.rc_context({"font.size": 30, "lines.linewidth": 9, "savefig.dpi": 20}):
+        figures.run(study, layout, "structure")
+    assert (layout.figures / "structure.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_inputs_are_all_that_is_read(project, study, layout, name):
+    """With no other record there, the figure is the same."""
+    needed = set(figures.inputs(study, layout, name))
+    for path in Path("results").rglob("*"):
+        if path.is_file() and path not in needed:
+            path.unlink()
+    data = figures.figure(name).data(study, layout)
+    written = records.parse_csv((layout.figures / f"{name}.csv").read_text(), name)
+    assert list(data) == list(written)
+    assert len(data) == len(written)
+
+
+@pytest.mark.parametrize("name", sorted(set(figures.FIGURES) - ANALYTIC))
+def test_captions_name_data_size_and_seed(drawn, study, layout, name):
+    caption = (drawn / layout.figures / f"{name}.rst").read_text()
+    for words in (study.description, "Study fabricated", "images", "seed 7", "These are not COCO results."):
+        assert words in caption
+
+
+@pytest.mark.parametrize("name", sorted(ANALYTIC))
+def test_captions_of_equations_say_so(drawn, layout, name):
+    caption = (drawn / layout.figures / f"{name}.rst").read_text()
+    assert "no detector or data set is involved" in caption
+
+
+def test_every_picture_holds_its_caption_and_a_badge(drawn, study, layout):
+    for path in (drawn / layout.figures).glob("*.svg"):
+        svg = path.read_text()
+        assert ("not COCO" in svg) == (path.stem not in ANALYTIC)
+        first_words = path.with_suffix(".rst").read_text()[:20].replace("\\", "")
+        assert f"<!-- {first_words}" in svg
+
+
+def test_only_a_coco_study_may_look_like_one(project, layout):
+    study = fabricate.study(data=COCO)
+    data = records.parse_csv((layout.figures / "results.csv").read_text(), "results")
+    assert "not COCO" not in figures.figure("results").caption(study, data)
+    assert "not COCO" not in drawing.captions.badge(study)
+    archive = {"source": "coco_format", "folder": "data/voc", "path": "voc.zip"}
+    assert "not COCO" in drawing.captions.badge(fabricate.study(data=archive))
+
+
+def test_photographs_that_are_not_passed_on_become_blank_canvases(project, study, layout):
+    examples = json.loads(layout.examples.read_text())
+    for image in examples["images"]:
+        image["pixels"] = None
+    layout.examples.write_text(json.dumps(examples))
+    figures.run(study, layout, "detections")
+    assert "blank canvases" in (layout.figures / "detections.rst").read_text()
+    assert "data:image" not in (layout.figures / "detections.svg").read_text()
+
+
+def test_detections_below_the_operating_score_are_not_shown(drawn, layout):
+    data = records.parse_csv((drawn / layout.figures / "detections.csv").read_text(), "detections")
+    found = json.loads((drawn / layout.examples).read_text())["images"]
+    scores = [box["score"] for image in found for boxes in image["detections"].values() for box in boxes]
+    assert min(scores) < 0.3
+    assert sorted(data["score"].dropna()) == sorted(score for score in scores if score >= 0.3)
+
+
+def test_cumulative_loss_caption_reads_the_curves(drawn, layout):
+    data = records.parse_csv((drawn / layout.figures / "cumulative_loss.csv").read_text(), "cumulative_loss")
+    caption = (drawn / layout.figures / "cumulative_loss.rst").read_text()
+    for gamma, curve in data[data["set"] == "foreground"].groupby("gamma"):
+        easiest = curve.loc[(curve["fraction"] - 0.8).abs().idxmin(), "cumulative"]
+        assert f"{1 - easiest:.0%} (γ = {gamma:g})" in caption
+
+
+def test_eighty_classes_are_drawn_without_names(project, study, layout):
+    census = json.loads(layout.census.read_text())
+    census["classes"] = [{"id": i, "name": f"class {i}", "boxes": 1000 // (i + 1)} for i in range(80)]
+    layout.census.write_text(json.dumps(census))
+    figures.run(study, layout, "census")
+    svg = (layout.figures / "census.svg").read_text()
+    assert "80 classes, commonest first" in svg
+    assert "class 7 " not in svg
+
+
+def test_an_unknown_figure_names_the_nearest():
+    with pytest.raises(UserError, match=r"no figure 'focal_los_pt'; did you mean 'focal_loss_pt'"):
+        figures.figure("focal_los_pt")
+
+
+def test_missing_records_are_named_with_their_commands(project, study, layout):
+    layout.precision_recall("ce").unlink()
+    layout.evaluation("focal-g2").unlink()
+    with pytest.raises(UserError) as error:
+        figures.run(study, layout, "precision_recall")
+    for experiment, path in (("ce", layout.precision_recall("ce")), ("focal-g2", layout.evaluation("focal-g2"))):
+        assert f"{path}: python -m imbdet evaluate config/fabricated.yaml {experiment}" in str(error.value)
+
+
+def test_every_record_has_a_command(tmp_path, monkeypatch, study):
+    monkeypatch.chdir(tmp_path)
+    for name in figures.FIGURES:
+        if name not in ANALYTIC:
+            with pytest.raises(UserError, match="python -m imbdet"):
+                figures.run(study, Layout.of(study), name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "not valid JSON"), ("[]", "must hold a JSON object, got list"), ('{"study": "s"}', "no key 'levels'")],
+)
+def test_a_damaged_record_is_named(project, study, layout, content, message):
+    layout.census.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        figures.run(study, layout, "census")
+    assert str(layout.census) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("a,b\n1,2\n", "no column 'set'"),
+        ('a,b\n"1', "not valid CSV"),
+        ("set,gamma,fraction,cumulative,samples\n", "no rows"),
+    ],
+)
+def test_a_damaged_curve_is_named(project, study, layout, content, message):
+    path = layout.cumulative_loss("focal-g2")
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        figures.run(study, layout, "cumulative_loss")
+    assert str(path) in str(error.value)
