@@ -71,6 +71,13 @@ def test_labels_and_category_ids_are_inverse(ids: set[int], data: st.DataObject)
     assert categories.labels(np.array([other])).tolist() == [-1]
 
 
+def test_an_image_s_boxes_keep_the_order_of_the_file() -> None:
+    box = {"category_id": 2, "bbox": [0, 0, 1, 1]}
+    raw = content() | {"annotations": [{"id": i, "image_id": 10 + 10 * (i % 2), **box} for i in range(300, 0, -1)]}
+    ids = parse_annotations(raw, HERE).objects.ids.tolist()
+    assert ids == [*range(300, 0, -2), *range(299, 0, -2)]
+
+
 def test_boxes_without_area_are_dropped_with_a_warning() -> None:
     raw = content()
     raw["annotations"][0]["bbox"] = [1, 2, 3, 0]
@@ -91,11 +98,18 @@ BAD = {
     "annotation twice": ("annotations", 1, "id", 5, "annotation id 5 stands 2 times"),
     "image twice": ("images", 0, "id", 10, "image id 10 stands 2 times"),
     "category twice": ("categories", 0, "id", 2, "category id 2 stands 2 times"),
-    "id in quotes": ("images", 1, "id", "10", "an image has id '10'; expected an integer"),
-    "no width": ("images", 1, "width", None, "an image has width None; expected an integer"),
+    "id in quotes": (
+        "images",
+        1,
+        "id",
+        "10",
+        "'file_name': 'a.jpg', 'height': 30, 'width': 40} has id '10'; expected an",
+    ),
+    "no width": ("images", 1, "width", None, "image 10 has width None; expected an integer"),
     "no pixels": ("images", 1, "height", 0, "image 10 has height and width [0, 40]; expected at least 1"),
     "no file name": ("images", 1, "file_name", None, "image 10 has file_name None; expected a path inside"),
     "absolute name": ("images", 1, "file_name", "/etc/x.jpg", "image 10 has file_name '/etc/x.jpg'"),
+    "file name twice": ("images", 1, "file_name", "c.jpg", "file_name 'c.jpg' stands more than once"),
     "leads out": ("images", 1, "file_name", "../x.jpg", "image 10 has file_name '../x.jpg'"),
 }
 

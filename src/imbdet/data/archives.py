@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
@@ -39,8 +39,8 @@ def require_space(folder: Path, size: int, purpose: str) -> None:
 
 def leads_out(name: str) -> bool:
     """Whether a path of an archive or annotation file would leave the folder that it is put into."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return not path.parts or path.is_absolute() or ".." in path.parts
+    parts = name.replace("\\", "/").split("/")
+    return not parts[0] or ".." in parts
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,18 +128,12 @@ def parse_annotations(raw: Any, path: Path) -> Annotations:
     naming file, annotation and image, for a file that is missing, not JSON or lacks keys; for ids that are repeated or
     unknown; for boxes that are not four finite numbers; for file names that lead out of the image folder.
     """
-    images = sorted(_records(raw, "images", path), key=lambda record: _integer(record, "id", "an image", path))
-    categories = sorted(
-        _records(raw, "categories", path), key=lambda record: _integer(record, "id", "a category", path)
-    )
+    images, image_ids = _sorted(_records(raw, "images", path), "image", path)
+    categories, category_ids = _sorted(_records(raw, "categories", path), "category", path)
     records = _records(raw, "annotations", path)
     if not images or not categories:
         raise UserError(f"{path}: 'images' and 'categories' must not be empty")
-    image_ids = _unique(_column(images, "id", "image", path), "image", path)
-    known = Categories(
-        _unique(_column(categories, "id", "category", path), "category", path),
-        tuple(str(record.get("name", record["id"])) for record in categories),
-    )
+    known = Categories(category_ids, tuple(str(record.get("name", record["id"])) for record in categories))
     sizes = np.stack([_column(images, key, "image", path) for key in ("height", "width")], axis=1)
     if (sizes < 1).any():
         i = int(np.argmin(sizes.min(axis=1)))
@@ -182,21 +177,21 @@ def _regions(records: list[Any], image_ids: Ints, categories: Categories, path: 
 
 def _boxes(records: list[Any], ids: Ints, image_ids: Ints, path: Path) -> NDArray[np.float64]:
     """Boxes [n, 4] xyxy, from xywh; every value finite."""
-    boxes = np.zeros((len(records), 4))
-    for i, record in enumerate(records):
-        try:
-            boxes[i] = [float(value) for value in record["bbox"]]
-        except (KeyError, TypeError, ValueError):
-            boxes[i] = np.nan
+    raw = [record.get("bbox") for record in records]
+    boxes = np.array([box if _is_box(box) else [np.nan] * 4 for box in raw], dtype=np.float64).reshape(len(raw), 4)
     finite = np.isfinite(boxes).all(axis=1)
     if not finite.all():
         i = int(np.argmin(finite))
         raise UserError(
-            f"{path}: annotation {ids[i]} of image {image_ids[i]} has bbox {records[i].get('bbox')!r}; "
+            f"{path}: annotation {ids[i]} of image {image_ids[i]} has bbox {raw[i]!r}; "
             "expected [x, y, width, height], four finite numbers in pixels"
         )
     boxes[:, 2:] += boxes[:, :2]
     return boxes
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(number, (int, float)) for number in value)
 
 
 def _records(raw: Any, key: str, path: Path) -> list[Any]:
@@ -206,16 +201,21 @@ def _records(raw: Any, key: str, path: Path) -> list[Any]:
     return records
 
 
-def _integer(record: dict[str, Any], key: str, what: str, path: Path) -> int:
-    value = record.get(key)
-    if not isinstance(value, int):
-        raise UserError(f"{path}: {what} has {key} {value!r}; expected an integer ({str(record)[:80]})")
-    return value
+def _sorted(records: list[Any], what: str, path: Path) -> tuple[list[Any], Ints]:
+    """Records by ascending id, and their ids."""
+    ids = _unique(_column(records, "id", what, path), what, path)
+    order = np.argsort(ids)
+    return [records[i] for i in order], ids[order]
 
 
 def _column(records: list[Any], key: str, what: str, path: Path) -> Ints:
-    name = f"{'an' if what[0] in 'ai' else 'a'} {what}"
-    return np.array([_integer(record, key, name, path) for record in records], dtype=np.int64)
+    """An integer of each record, [n] int64."""
+    values = [record.get(key) for record in records]
+    for record, value in zip(records, values, strict=True):
+        if not isinstance(value, int):
+            name = f"{what} {record['id']}" if key != "id" and "id" in record else f"{what} {str(record)[:80]}"
+            raise UserError(f"{path}: {name} has {key} {value!r}; expected an integer")
+    return np.array(values, dtype=np.int64)
 
 
 def _unique(ids: Ints, what: str, path: Path) -> Ints:
@@ -232,4 +232,7 @@ def _file_names(images: list[Any], path: Path) -> tuple[str, ...]:
     for record, name in zip(images, names, strict=True):
         if not isinstance(name, str) or leads_out(name):
             raise UserError(f"{path}: image {record['id']} has file_name {name!r}; expected a path inside its folder")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: file_name {repeated[0]!r} stands more than once; each image needs its own file")
     return names
