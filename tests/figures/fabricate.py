@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 
 from imbdet.config import Study, parse_study
 from imbdet.evaluation.cumulative import cumulative_table
 from imbdet.layout import Layout
 
+DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
 CLASSES = ("disc", "square", "triangle", "star", "cross", "ring")
 PANELS = ("ce-a0.75", "focal-g2")
 
@@ -35,51 +37,11 @@ def _experiments() -> dict[str, Any]:
 
 
 def raw_study() -> dict[str, Any]:
-    """The YAML of the fabricated study, as a mapping."""
+    """The fabricated study as a mapping: the demo with other experiments, description and seed."""
     return {
+        **yaml.safe_load(DEMO.read_text()),
         "description": "fabricated numbers for a test",
         "seed": 7,
-        "data": {
-            "source": "shapes",
-            "folder": "data/fabricated",
-            "seed": 1,
-            "image_size": 128,
-            "train_images": 60,
-            "val_images": 20,
-            "classes": 6,
-            "tail_exponent": 1.7,
-            "objects": [1, 6],
-            "box_size": [0.08, 0.5],
-            "distractors": [2, 6],
-        },
-        "detector": {
-            "name": "retinanet",
-            "backbone": "tiny",
-            "pretrained": False,
-            "fpn_channels": 32,
-            "p6_source": "c5",
-            "short_side": 128,
-            "long_side": 128,
-            "anchors": {"sizes": [[12 * 2**level] for level in range(5)], "ratios": [0.5, 1.0, 2.0]},
-            "assigner": {"foreground_iou": 0.5, "background_iou": 0.4, "low_quality": "argmax", "crowd": "ignore"},
-        },
-        "train": {
-            "steps": 600,
-            "batch_size": 16,
-            "optimizer": {"name": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 0.0001},
-            "schedule": {"name": "cosine", "warmup_steps": 50},
-            "clip_norm": 10.0,
-            "flip": 0.5,
-        },
-        "evaluate": {
-            "batch_size": 32,
-            "score_threshold": 0.05,
-            "nms_iou": 0.5,
-            "candidates_per_level": 1000,
-            "detections_per_image": 100,
-            "operating_score": 0.3,
-        },
-        "loss_samples": {"foreground": 1000, "background": 100000},
         "report": {
             "cumulative_loss": "focal-g2",
             "precision_recall": ["ce", "ce-a0.75", "focal-g2", "focal-star-g2-b1"],

@@ -53,7 +53,7 @@ def caption(study: Study, data: "DataFrame") -> str:
 
 def draw(data: "DataFrame") -> "Figure":
     """Bars by level beside bars by class."""
-    figure, (left, right) = style.canvas(3.5, columns=2, gridspec_kw={"width_ratios": (1.35, 1)})
+    figure, (left, right) = style.canvas(3.5, columns=2, width_ratios=(1.35, 1))
     _levels(left, data[data["panel"] == "levels"])
     _classes(right, data[data["panel"] == "classes"])
     return figure

@@ -79,9 +79,10 @@ def draw(data: "DataFrame") -> "Figure":
     beside = 2 if len(panels) <= 3 and len(images) > 1 else 1
     widths = ([1.0] * len(panels) + [GAP]) * beside
     rows = -(-len(images) // beside)
-    tallest = max(float(image["height"].iloc[0] / image["width"].iloc[0]) for image in images)
-    height = rows * tallest * style.WIDTH / sum(widths) + TITLE
-    figure, axes = style.canvas(height, rows, len(widths), gridspec_kw={"width_ratios": widths})
+    aspects = [float(image["height"].iloc[0] / image["width"].iloc[0]) for image in images]
+    heights = [max(aspects[row * beside : (row + 1) * beside]) for row in range(rows)]
+    height = sum(heights) * style.WIDTH / sum(widths) + TITLE
+    figure, axes = style.canvas(height, rows, len(widths), width_ratios=widths, height_ratios=heights)
     layout: Any = figure.get_layout_engine()
     layout.set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     colours = _colours(data)

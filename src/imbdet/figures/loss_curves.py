@@ -69,6 +69,5 @@ def draw(data: "DataFrame") -> "Figure":
     panels[0].set_ylabel("loss")
     for axes in panels[len(terms) :]:
         axes.set_axis_off()
-    legend = panels[len(terms)].legend(*panels[0].get_legend_handles_labels(), loc="upper left", ncols=4, fontsize=8)
-    legend.set_in_layout(False)  # it reaches over the empty axes to its right
+    style.legend_in(panels[len(terms)], panels[0], loc="upper left", ncols=4)
     return figure

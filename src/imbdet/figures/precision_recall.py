@@ -43,14 +43,16 @@ def caption(study: Study, data: "DataFrame") -> str:
 
 
 def draw(data: "DataFrame") -> "Figure":
-    """One panel for each threshold, one curve for each experiment."""
-    figure, panels = style.canvas(3.9, columns=len(THRESHOLDS), sharey=True)
+    """One panel for each threshold, one curve for each experiment, and below each panel its legend."""
     looks = style.unordered(data["experiment"].nunique())
-    for axes, (iou, curves) in zip(panels, data.groupby("iou"), strict=True):
+    heights = (3.0, 0.2 * (len(looks) + 1))
+    figure, axes = style.canvas(sum(heights), 2, len(THRESHOLDS), sharey="row", height_ratios=heights)
+    panels, below = axes[: len(THRESHOLDS)], axes[len(THRESHOLDS) :]
+    for panel, legend, (iou, curves) in zip(panels, below, data.groupby("iou"), strict=True):
         for look, (_, curve) in zip(looks, curves.groupby("experiment", sort=False), strict=True):
             name = f"{curve['label'].iloc[0]}: {100 * curve['precision'].mean():.1f}"
-            axes.plot(curve["recall"], curve["precision"], label=name, **look)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", title=f"IoU {iou}")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), title=f"AP at IoU {iou}")
+            panel.plot(curve["recall"], curve["precision"], label=name, **look)
+        panel.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", title=f"IoU {iou}")
+        style.legend_in(legend, panel, loc="upper center", title=f"AP at IoU {iou}")
     panels[0].set_ylabel("precision")
     return figure

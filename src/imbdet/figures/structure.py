@@ -29,7 +29,7 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     record = records.read_json(layout.structure)
     rows = [{"part": "backbone", **_sized(level)} for level in record["backbone_levels"]]
     rows += [{"part": "level", **_sized(level)} for level in record["levels"]]
-    rows += [{"part": "head", **head} for head in record["heads"]]
+    rows += [{"part": "head", **head, "norm": study.detector.head_norm} for head in record["heads"]]
     height, width = record["image"]
     constant = {key: record[key] for key in ("name", "backbone", "parameters")}
     return records.frame(rows).assign(
@@ -140,9 +140,10 @@ def _heads(axes: "Axes", heads: "DataFrame", rows: list[float]) -> None:
     middle, spread = (min(rows) + max(rows)) / 2, max(1.1, 0.38 * (max(rows) - min(rows)))
     for index, (_, head) in enumerate(heads.iterrows()):
         row = middle + spread * (0.5 - index / max(len(heads) - 1, 1))
+        norm = "" if head["norm"] == "none" else f", {head['norm']} norm"
         words = (
-            f"{head['name'].replace('_', ' ')}\n{head['convs']:.0f} x (conv 3 x 3, {head['channels']:.0f}), "
-            f"conv 3 x 3\n{head['outputs']} a location"
+            f"{head['name'].replace('_', ' ')}\n{head['convs']:.0f} x (conv 3 x 3, {head['channels']:.0f}{norm})\n"
+            f"conv 3 x 3 to {head['outputs']} a location"
         )
         _box(axes, (HEADS, row), (WIDTHS[2], 0.78), FILLS["head"], words)
         _arrow(axes, (bracket, row), (HEADS, row))

@@ -72,6 +72,13 @@ def ordered(count: int) -> list[dict[str, Any]]:
     return [{"color": colour, "linestyle": DASHES[i % len(DASHES)]} for i, colour in enumerate(colours)]
 
 
+def legend_in(empty: "Axes", drawn: "Axes", **options: Any) -> None:
+    """Put the legend of one panel into another, which is left empty for it; ``options`` go to ``Axes.legend``."""
+    empty.set_axis_off()
+    legend = empty.legend(*drawn.get_legend_handles_labels(), fontsize=8, **options)
+    legend.set_in_layout(False)  # it may reach over empty panels beside it
+
+
 def add_caption(figure: "Figure", caption: str, badge: str) -> None:
     """Make room at the bottom for the wrapped caption, and at the top for the badge, where there is one."""
     width, height = figure.get_size_inches()
