@@ -251,9 +251,9 @@ def _slopes_by_block(logits: Tensor, label: Tensor, grad: Tensor, loss: MarginLo
 
 @cache
 def _value_kernel(compiled: bool) -> Any:
-    return torch.compile(_values, dynamic=False) if compiled else _values_by_block
+    return torch.compile(_values) if compiled else _values_by_block
 
 
 @cache
 def _slope_kernel(compiled: bool) -> Any:
-    return torch.compile(_slopes, dynamic=False) if compiled else _slopes_by_block
+    return torch.compile(_slopes) if compiled else _slopes_by_block

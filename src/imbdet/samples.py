@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from imbdet.detectors.boxes import BoxCoder
+if TYPE_CHECKING:  # detectors build on methods, which build on this module
+    from imbdet.detectors.boxes import BoxCoder
 
 Stage = Literal["dense", "rpn", "roi"]
 
@@ -44,7 +45,7 @@ class Samples:
     prior_iou: Tensor
     weight: Tensor
     gt_boxes: Tensor
-    box_coder: BoxCoder
+    box_coder: "BoxCoder"
     num_classes: int
     num_images: int
     stage: Stage
