@@ -46,11 +46,11 @@ restore: env ## after a clone and dvc pull: make the images again and have Snake
 		echo "error: these files differ from the recorded run: dvc pull $(PIPELINE), or dvc repro $(PIPELINE)" >&2; exit 1; }
 	$(SNAKEMAKE) --touch --forceall --quiet all -- all
 
-figures: env ## draw figures and tables again from the records in Git; needs neither data nor weights
-	dvc repro --single-item --force --glob '$(PIPELINE):figure-*'
+figures: env ## draw again what changed, from the records in Git: needs neither data nor weights
+	dvc repro --single-item --glob '$(PIPELINE):figure-*'
 
-figures-check: figures ## fail if that changes any committed figure
-	git diff --exit-code --stat -- paper_figures/$(STUDY) $(PIPELINE:.yaml=.lock)
+figures-check: env ## redraw every committed figure and compare
+	python -m pytest tests/figures/test_committed.py tests/pipeline/test_recorded.py
 
 lock: env ## choose the locked versions again
 	$(UV) pyproject.toml --all-extras -o requirements.lock

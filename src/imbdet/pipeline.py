@@ -35,7 +35,8 @@ class Rule:
     """A Snakemake rule: its file in workflow/rules, and what its results depend on besides its input files.
 
     ``modules`` hold its code. ``keys`` of the study's file are dotted. In both, ``{name}`` is the experiment or figure
-    and ``{method}`` the experiment's method, so that a change of one method's file concerns its experiments alone.
+    and ``{method}`` the experiment's method, so that a change of one method's file concerns its experiments alone. A
+    step of the whole study that builds the detector, as the census does, takes the first experiment.
     ``tables`` is a pattern of files that the code reads beside itself.
     """
 
@@ -47,7 +48,11 @@ class Rule:
 
 RULES = {
     "data": Rule("data", ("imbdet.data.prepare",), ("data",)),
-    "census": Rule("data", ("imbdet.evaluation.census",), ("detector",)),
+    "census": Rule(
+        "data",
+        ("imbdet.evaluation.census", "imbdet.methods.{method}"),
+        ("detector", "experiments.{name}.method"),
+    ),
     "train": Rule(
         "train",
         ("imbdet.training.run", "imbdet.methods.{method}"),
@@ -66,7 +71,7 @@ RULES = {
     "loss_samples": Rule(
         "evaluate",
         ("imbdet.evaluation.loss_samples", "imbdet.methods.{method}"),
-        ("seed", "detector", "loss_samples", "experiments.{name}.method"),
+        ("seed", "detector", "evaluate.batch_size", "loss_samples", "experiments.{name}.method"),
     ),
     "examples": Rule(
         "evaluate",
@@ -150,15 +155,18 @@ class Pipeline:
 
     def code(self, rule: str, name: str = "") -> list[Path]:
         """Files of the step's code: a change of any makes its results stale."""
-        experiment = self.study.experiments.get(name)
-        method = experiment.method["name"] if experiment else ""
-        modules = [module.format(name=name, method=method) for module in RULES[rule].modules]
+        modules = [self._fill(module, name) for module in RULES[rule].modules]
         tables = Path().glob(RULES[rule].tables) if RULES[rule].tables else []
         return [*sources(*modules), *sorted(tables)]
 
     def keys(self, rule: str, name: str = "") -> list[tuple[str, ...]]:
         """Paths of the study's keys whose change makes a step's results stale; a name may itself contain dots."""
-        return [tuple(part.format(name=name) for part in key.split(".")) for key in RULES[rule].keys]
+        return [tuple(self._fill(part, name) for part in key.split(".")) for key in RULES[rule].keys]
+
+    def _fill(self, template: str, name: str) -> str:
+        name = name or next(iter(self.study.experiments))
+        experiment = self.study.experiments.get(name)
+        return template.format(name=name, method=experiment.method["name"] if experiment else "")
 
     def settings(self, rule: str, name: str = "") -> str:
         """The values at :meth:`keys` as canonical JSON, for Snakemake to compare."""

@@ -14,6 +14,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny study as the demo: run by bare ``snakemake``, recorded, committed. Not to be changed by a test."""
     project = copy_of_project(tmp_path_factory.mktemp("finished"))
     shutil.copy(TINY, project.folder / "config" / "demo.yaml")
+    # One thread a job: two in a job are slower than one each in two, and far slower on a busy machine.
+    with (project.folder / "profiles" / "default" / "profile.yaml").open("a") as profile:
+        profile.write("max-threads: 1\n")
     project.git("init", "--quiet")
     # Each command's log then lists the modules that it imported.
     project.run("snakemake", PYTHONPROFILEIMPORTTIME="1")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GENERATED = ("results/", "paper_figures/", "pipelines/", "dvc.yaml", "dvc.lock")
+GENERATED = ("results", "paper_figures", "pipelines", "dvc.yaml", "dvc.lock")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def copy_of_project(folder: Path) -> Project:
         text=True,
     )
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(GENERATED):
+        if (ROOT / name).is_file() and name.split("/")[0] not in GENERATED:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     return Project(folder)
