@@ -1,0 +1,39 @@
+"""Prepare a study's data and look at what was written; sources in COCO's format."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from imbdet.config import Study
+from imbdet.data.prepare import prepare
+from imbdet.layout import Layout
+
+
+def run(study: Study) -> dict[str, Any]:
+    """Prepare a study's data and return its manifest."""
+    layout = Layout.of(study)
+    prepare(study, layout)
+    manifest: dict[str, Any] = json.loads(layout.manifest.read_text())
+    return manifest
+
+
+def state(*folders: str) -> dict[str, tuple[int, int]]:
+    """Inode and time of every file: equal before and after a run that wrote nothing."""
+    files = [path for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def content(folder: str = ".") -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def coco_format(path: Path, **more: str) -> dict[str, str]:
+    return {"source": "coco_format", "folder": "data", "path": str(path), **more}

@@ -1,0 +1,198 @@
+"""Archives, folders and COCO's own server as sources: complete and right, or refused in words that name the fault."""
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from prepared import coco_format, content, run, state, zipped
+from range_server import Server
+
+from imbdet.config import Study
+from imbdet.data.archives import sha256
+from imbdet.errors import UserError
+
+MakeStudy = Callable[..., Study]
+
+
+def test_a_folder_and_its_archive_give_the_same_data(make_study: MakeStudy, coco_folder: Path, tmp_path: Path) -> None:
+    linked = run(make_study(coco_format(coco_folder)))
+    archive = zipped(coco_folder, tmp_path / "some.zip")
+    unpacked = run(make_study(coco_format(archive) | {"folder": "unpacked"}))
+    assert linked["splits"] == unpacked["splits"]
+    assert linked["splits"]["train"] | {"images": 3, "boxes": 3, "crowds": 1} == linked["splits"]["train"]
+    assert unpacked["archives"] == {"some.zip": sha256(archive)}
+    assert Path("data/train/a/one.png").is_symlink()
+    assert not Path("unpacked/train/a/one.png").is_symlink()
+    assert Path("unpacked/train/a/one.png").read_bytes() == (coco_folder / "train/a/one.png").read_bytes()
+    before = state("data", "unpacked", "results")
+    run(make_study(coco_format(archive) | {"folder": "unpacked"}))
+    assert state("data", "unpacked", "results") == before
+
+
+def test_what_nobody_annotated_stays_out(make_study: MakeStudy, coco_folder: Path) -> None:
+    Image.new("RGB", (9, 9)).save(coco_folder / "train" / "extra.png")
+    run(make_study(coco_format(coco_folder)))
+    assert not Path("data/train/extra.png").exists()
+
+
+def test_lost_files_of_an_archive_come_back(make_study: MakeStudy, coco_folder: Path, tmp_path: Path) -> None:
+    study = make_study(coco_format(zipped(coco_folder, tmp_path / "some.zip")))
+    run(study)
+    before = content("data")
+    kept = os.stat("data/train/two.jpg").st_ino
+    Path("data/train/three.png").unlink()
+    Path("data/annotations/instances_val.json").unlink()
+    run(study)
+    assert content("data") == before
+    assert os.stat("data/train/two.jpg").st_ino == kept
+
+
+def break_annotations(folder: Path, split: str, **parts: Any) -> None:
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+
+
+def cut_annotations(folder: Path) -> None:
+    path = folder / "annotations" / "instances_val.json"
+    path.write_text(path.read_text()[:-9])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no annotations": (lambda f: (f / "annotations/instances_val.json").unlink(), r"instances_val.json"),
+    "cut annotations": (cut_annotations, r"instances_val.json is not valid JSON"),
+    "no image": (lambda f: (f / "train/two.jpg").unlink(), r"train/two.jpg"),
+    "no image file": (
+        lambda f: void((f / "val/five.png").write_bytes(b"junk")),
+        r"image 2: data/val/five.png is missing",
+    ),
+    "other size": (
+        lambda f: Image.new("RGB", (9, 8)).save(f / "val/five.png"),
+        r"image 2: data/val/five.png has 8 x 9 pixels \(height x width\), but its annotation file says 32 x 48",
+    ),
+    "no boxes": (
+        lambda f: break_annotations(f, "train", annotations=[]),
+        r"instances_train.json has no foreground box",
+    ),
+    "other classes": (
+        lambda f: break_annotations(f, "val", categories=[{"id": 7, "name": "cow"}, {"id": 3, "name": "dog"}]),
+        r"instances_train.json and .*instances_val.json must list the same categories",
+    ),
+}
+
+
+def void(_: object) -> None:
+    """Drop a value."""
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_source_is_named_and_can_be_mended(
+    make_study: MakeStudy, coco_folder: Path, tmp_path: Path, damage: str, kind: str
+) -> None:
+    good = shutil.copytree(coco_folder, tmp_path / "good")
+    spoil, message = DAMAGE[damage]
+    spoil(coco_folder)
+    archive = tmp_path / "some.zip"
+    path = coco_folder if kind == "folder" else zipped(coco_folder, archive)
+    with pytest.raises(UserError, match=message):
+        run(make_study(coco_format(path)))
+    assert not Path("results/test/data.json").exists()
+    shutil.rmtree(coco_folder)
+    shutil.copytree(good, coco_folder)
+    zipped(coco_folder, archive)
+    assert run(make_study(coco_format(path)))["splits"]["val"]["images"] == 2
+
+
+def test_a_missing_source_is_named(make_study: MakeStudy) -> None:
+    with pytest.raises(UserError, match=r"data.path nowhere.zip does not exist; expected a zip or tar archive"):
+        run(make_study(coco_format(Path("nowhere.zip"))))
+
+
+def test_an_archive_s_hash_is_checked_before_it_is_used(
+    make_study: MakeStudy, coco_folder: Path, tmp_path: Path
+) -> None:
+    archive = zipped(coco_folder, tmp_path / "some.zip")
+    found = sha256(archive)
+    with pytest.raises(UserError, match=rf"some.zip has sha256 {found}, but data.sha256 says 0000"):
+        run(make_study(coco_format(archive, sha256="0" * 64)))
+    assert not Path("data/train").exists()
+    assert run(make_study(coco_format(archive, sha256=found)))["archives"] == {"some.zip": found}
+    with pytest.raises(UserError, match=r"data.sha256 is for archives, but data.path .*source is a folder"):
+        run(make_study(coco_format(coco_folder, sha256=found) | {"folder": "other"}))
+
+
+def test_a_corrupt_archive_is_named(make_study: MakeStudy, tmp_path: Path) -> None:
+    (tmp_path / "some.zip").write_bytes(b"PK not really")
+    with pytest.raises(UserError, match=r"archive some.zip is corrupt or no zip or tar file"):
+        run(make_study(coco_format(Path("some.zip"))))
+
+
+def coco2017(server: Server) -> dict[str, str]:
+    return {"source": "coco2017", "folder": "data", "base_url": server.url}
+
+
+def test_coco_2017_from_a_mirror(shared: Path, make_study: MakeStudy, serve: Callable[[Path], Server]) -> None:
+    server = serve(shared / "data" / "coco-mirror")
+    server.limits = [10_000, 10**9, 3_000_000]  # the first connection breaks, and the third
+    study = make_study(coco2017(server))
+    manifest = run(study)
+    assert manifest["archives"].keys() == {"annotations_trainval2017.zip", "train2017.zip", "val2017.zip"}
+    for split, images, archive in (("train", 48, "train2017"), ("val", 48, "val2017")):
+        assert manifest["splits"][split]["images"] == images == len(list(Path("data", split).iterdir()))
+        assert manifest["archives"][f"{archive}.zip"] == sha256(shared / "data/coco-mirror/zips" / f"{archive}.zip")
+        with zipfile.ZipFile(shared / "data/coco-mirror/zips" / f"{archive}.zip") as original:
+            for name in original.namelist():
+                assert Path("data", split, Path(name).name).read_bytes() == original.read(name)
+    requests, before = len(server.requests), content()
+    run(study)
+    assert len(server.requests) == requests == 5
+    Path("data/annotations/instances_train.json").unlink()
+    Path("data/val/000000000139.jpg").unlink()
+    run(study)
+    assert len(server.requests) == requests
+    assert content() == before
+    for name in ("annotations/instances_val.json", "archives/train2017.zip", "archives/val2017.zip"):
+        Path("data", name).unlink()  # the archives of images are not needed for the annotations
+    assert run(study) == manifest
+    assert len(server.requests) == requests
+
+
+def test_coco_2017_without_images_of_an_archive(
+    shared: Path, make_study: MakeStudy, serve: Callable[[Path], Server], tmp_path: Path
+) -> None:
+    """An interrupted run goes on where it stopped: the training images are not fetched again."""
+    mirror = tmp_path / "mirror"
+    shutil.copytree(shared / "data" / "coco-mirror", mirror, copy_function=os.symlink)
+    (mirror / "zips" / "val2017.zip").rename(mirror / "away.zip")
+    server = serve(mirror)
+    with pytest.raises(UserError, match=r"/zips/val2017.zip: the server answered 404"):
+        run(make_study(coco2017(server)))
+    assert len(list(Path("data/train").iterdir())) == 48
+    server.requests.clear()
+    (mirror / "away.zip").rename(mirror / "zips" / "val2017.zip")
+    assert run(make_study(coco2017(server)))["splits"]["val"]["images"] == 48
+    assert server.requests == [("/zips/val2017.zip", None)]
+
+
+def test_real_images_of_a_coco_format_archive(shared: Path, make_study: MakeStudy, tmp_path: Path) -> None:
+    """The first images of a real archive, packed anew so that the test stays short."""
+    small = tmp_path / "voc.zip"
+    with zipfile.ZipFile(shared / "data" / "voc2007-256.zip") as voc, zipfile.ZipFile(small, "w") as archive:
+        for split in ("train", "val"):
+            whole = json.loads(voc.read(f"annotations/instances_{split}.json"))
+            images = list(islice(whole["images"], 12))
+            ids = {image["id"] for image in images}
+            whole |= {"images": images, "annotations": [a for a in whole["annotations"] if a["image_id"] in ids]}
+            archive.writestr(f"annotations/instances_{split}.json", json.dumps(whole))
+            for image in images:
+                archive.writestr(f"{split}/{image['file_name']}", voc.read(f"{split}/{image['file_name']}"))
+    manifest = run(make_study(coco_format(small)))
+    assert manifest["splits"]["train"]["images"] == 12
+    assert len(manifest["categories"]) == 20
