@@ -33,13 +33,15 @@ class MaxIoUAssigner:
     ``background_iou``, ignored between. ``low_quality`` says what the best anchors of a box get when their IoU is
     lower than that, ties included: ``argmax``, foreground for the box that the anchor overlaps most (torchvision,
     detectron2); ``reassign``, foreground for the box whose best it is, the last of several (mmdetection); ``off``,
-    nothing. Only an IoU above 0 forces a match: a box that no anchor overlaps would otherwise make every anchor
-    foreground. A background anchor that lies with more than half of its area in a region to ignore is ignored.
+    nothing. Only an IoU above 0, and of at least ``low_quality_iou`` (mmdetection's RPN has .3), forces a match: a box
+    that no anchor overlaps would otherwise make every anchor foreground. A background anchor that lies with more than
+    half of its area in a region to ignore is ignored.
     """
 
     foreground_iou: float
     background_iou: float
     low_quality: LowQuality
+    low_quality_iou: float = 0.0
 
     def __call__(
         self,
@@ -69,7 +71,8 @@ class MaxIoUAssigner:
         status = torch.where(iou >= self.foreground_iou, FOREGROUND, status)
         if self.low_quality != "off":
             best = overlaps.amax(dim=1, keepdim=True) if len(anchors) else overlaps
-            forced = _max_by_image(torch.where((overlaps == best) & (best > 0), ids, -1), gt_images, num_images, -1)
+            forces = (overlaps == best) & (best > 0) & (best >= self.low_quality_iou)
+            forced = _max_by_image(torch.where(forces, ids, -1), gt_images, num_images, -1)
             status = torch.where(forced >= 0, FOREGROUND, status)
             if self.low_quality == "reassign":
                 gt_id = torch.where(forced >= 0, forced, gt_id)
