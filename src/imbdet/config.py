@@ -110,6 +110,7 @@ class Detector(Section):
     pretrained: bool
     fpn_channels: Count
     p6_source: Annotated[Literal["c5", "p5"], Field(description="c5 in the paper, p5 in torchvision")]
+    head_norm: Annotated[Literal["none", "group"], Field(description="none in the paper")]
     short_side: Annotated[int, Field(ge=32, description="pixels after resizing, as far as long_side allows")]
     long_side: Annotated[int, Field(ge=32)]
     anchors: Anchors

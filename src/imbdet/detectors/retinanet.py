@@ -4,6 +4,7 @@ Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, section 4. The par
 that its ``retinanet_resnet50_fpn`` state dict loads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,12 +46,19 @@ class RetinaNet(nn.Module):
     coarsest_stride = max(STRIDES)
 
     def __init__(
-        self, backbone: BackboneWithFPN, num_classes: int, anchors: Anchors, assigner: MaxIoUAssigner, method: Method
+        self,
+        backbone: BackboneWithFPN,
+        num_classes: int,
+        anchors: Anchors,
+        assigner: MaxIoUAssigner,
+        method: Method,
+        head_norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
+        """``head_norm``: makes the normalisation of a number of channels, after each convolution of the towers."""
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone
-        self.head = RetinaNetHead(backbone.out_channels, anchors.per_location, num_classes)
+        self.head = RetinaNetHead(backbone.out_channels, anchors.per_location, num_classes, head_norm)
         self.anchors = anchors
         self.assigner = assigner
         self.method = method
@@ -149,7 +157,14 @@ def build_retinanet(settings: Detector, num_classes: int, method: Method) -> Ret
     anchors = Anchors(settings.anchors.sizes, settings.anchors.ratios, STRIDES)
     rule = settings.assigner
     assigner = MaxIoUAssigner(rule.foreground_iou, rule.background_iou, rule.low_quality)
-    return RetinaNet(backbone, num_classes, anchors, assigner, method)
+    return RetinaNet(
+        backbone, num_classes, anchors, assigner, method, _group_norm if settings.head_norm == "group" else None
+    )
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """Groups of 8 channels, as torchvision's second RetinaNet has with 256."""
+    return nn.GroupNorm(max(1, channels // 8), channels)
 
 
 def _initialise(last_layer: nn.Conv2d, head: HeadSpec) -> None:

@@ -1,4 +1,4 @@
-"""``python -m imbdet loss-samples STUDY EXPERIMENT``: a trained detector's logits, for the figures of cumulative loss."""
+"""``imbdet loss-samples STUDY EXPERIMENT``: a trained detector's logits, for the figures of cumulative loss."""
 
 import math
 
