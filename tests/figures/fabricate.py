@@ -110,12 +110,13 @@ def structure() -> dict[str, Any]:
         "name": "retinanet",
         "backbone": "tiny",
         "parameters": 412345,
+        "p6_source": "c5",
         "image": [128, 128],
         "backbone_levels": [level("C", index, 32 * 2**index) for index in range(3)],
         "levels": [pyramid(index) for index in range(5)],
         "heads": [
-            {"name": "classification", "convs": 4, "channels": 32, "outputs": "3 x 6"},
-            {"name": "box_regression", "convs": 4, "channels": 32, "outputs": "3 x 4"},
+            {"name": "classification", "convs": 4, "channels": 32, "norm": "group", "outputs": "3 x 6"},
+            {"name": "box_regression", "convs": 4, "channels": 32, "norm": "group", "outputs": "3 x 4"},
         ],
     }
 

@@ -27,6 +27,7 @@ def describe(study: Study, model: RetinaNet) -> dict[str, Any]:
         "study": study.name,
         "name": study.detector.name,
         "backbone": study.detector.backbone,
+        "p6_source": study.detector.p6_source,
         "parameters": sum(p.numel() for p in model.parameters()),
         "image": [height, width],
         "backbone_levels": [
@@ -50,6 +51,7 @@ def describe(study: Study, model: RetinaNet) -> dict[str, Any]:
                 "name": name,
                 "convs": len(head.conv),
                 "channels": model.backbone.out_channels,
+                "norm": study.detector.head_norm,
                 "outputs": f"{anchors.per_location} x {outputs}",
             }
             for name, outputs in heads

@@ -29,14 +29,14 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     record = records.read_json(layout.structure)
     rows = [{"part": "backbone", **_sized(level)} for level in record["backbone_levels"]]
     rows += [{"part": "level", **_sized(level)} for level in record["levels"]]
-    rows += [{"part": "head", **head, "norm": study.detector.head_norm} for head in record["heads"]]
+    rows += [{"part": "head", **head} for head in record["heads"]]
     height, width = record["image"]
     constant = {key: record[key] for key in ("name", "backbone", "parameters")}
     return records.frame(rows).assign(
         **{f"detector_{key}": value for key, value in constant.items()},
         image_height=height,
         image_width=width,
-        p6_source=study.detector.p6_source,
+        p6_source=record["p6_source"],
         images=records.images(layout, "train"),
     )
 
