@@ -231,8 +231,10 @@ def _margins(logits: Tensor, label: Tensor, alpha: float | None) -> tuple[Tensor
     classes = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
     target = classes == label.to(torch.int32)[:, None]
     sign = torch.where(target, 1.0, -1.0).to(x.dtype)
-    weight = 1.0 if alpha is None else torch.where(target, alpha, 1 - alpha).to(x.dtype)
-    return sign * x, sign, weight
+    if alpha is None:
+        return sign * x, sign, 1.0
+    # Filled in x's own dtype: two Python numbers would pass through fp32.
+    return sign * x, sign, torch.where(target, x.new_full((), alpha), x.new_full((), 1 - alpha))
 
 
 def _values_by_block(logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
