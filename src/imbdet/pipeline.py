@@ -66,7 +66,7 @@ RULES = {
     "evaluate": Rule(
         "evaluate",
         ("imbdet.evaluation.coco_ap",),
-        ("description", "seed", "evaluate.operating_score", "experiments.{name}"),
+        ("description", "seed", "evaluate.detections_per_image", "evaluate.operating_score", "experiments.{name}"),
     ),
     "loss_samples": Rule(
         "evaluate",

@@ -69,6 +69,10 @@ class Project:
         assert file.read_text().count(old) == 1, f"{path} has to hold {old!r} once"
         file.write_text(file.read_text().replace(old, new))
 
+    def append(self, path: str, text: str) -> None:
+        with (self.folder / path).open("a") as file:
+            file.write(text)
+
 
 def _job(rule: str, text: str) -> Job:
     fields = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)

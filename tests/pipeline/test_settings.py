@@ -35,6 +35,7 @@ def keys_read(study: Study, action: Callable[[], None], patch: pytest.MonkeyPatc
     The study as a whole is dumped by the training's record alone, which keeps the parts that the step declares.
     """
     at = sections(study)
+    holders = {path[:length] for path in at.values() for length in range(len(path) + 1)}
     read: set[Key] = set()
     original = Section.__getattribute__
 
@@ -43,7 +44,7 @@ def keys_read(study: Study, action: Callable[[], None], patch: pytest.MonkeyPatc
         path = at.get(id(self))
         if path and key == "model_dump":
             read.add(path)
-        if path is not None and key in type(self).model_fields and not sections(value):
+        if path is not None and key in type(self).model_fields and (*path, key) not in holders:
             read.add((*path, key))
         return value
 

@@ -50,17 +50,17 @@ def test_changing_the_operating_score_retrains_nothing(project: Project) -> None
 
 
 def test_changing_the_code_of_the_evaluation_retrains_nothing(project: Project) -> None:
-    append_comment(project, "src/imbdet/evaluation/coco_ap.py")
+    project.append("src/imbdet/evaluation/coco_ap.py", "# changed\n")
     assert steps(project) == EVALUATED
 
 
 def test_changing_a_method_retrains_its_experiments(project: Project) -> None:
-    append_comment(project, "src/imbdet/methods/focal.py")
+    project.append("src/imbdet/methods/focal.py", "# changed\n")
     assert steps(project) == {*TRAINED, ("examples", ""), ("evaluate", FOCAL)}
 
 
 def test_changing_a_figure_draws_that_figure(project: Project) -> None:
-    append_comment(project, "src/imbdet/figures/census.py")
+    project.append("src/imbdet/figures/census.py", "# changed\n")
     assert steps(project) == set()
     assert figures(project) == {"census"}
 
@@ -121,8 +121,3 @@ def test_the_report_shows_every_figure_with_its_caption(project: Project) -> Non
     for picture in pictures:
         assert picture.relative_to(project.folder).as_posix() in report
     assert "generated shapes, 24 training images of 64 px" in report
-
-
-def append_comment(project: Project, path: str) -> None:
-    file = project.folder / path
-    file.write_text(file.read_text() + "# changed\n")
