@@ -81,9 +81,9 @@ Data = Annotated[ShapesData | Coco2017Data | CocoFormatData, Field(discriminator
 
 
 class Anchors(Section):
-    """Anchors of the levels P3 to P7: for each level the roots of the areas in pixels; ratios height over width."""
+    """Anchors of the levels from P3 up: for each level the roots of the areas in pixels; ratios height over width."""
 
-    sizes: Annotated[tuple[tuple[Positive, ...], ...], Field(min_length=5, max_length=5)]
+    sizes: Annotated[tuple[tuple[Positive, ...], ...], Field(min_length=3, max_length=5)]
     ratios: Annotated[tuple[Positive, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -109,12 +109,25 @@ class Detector(Section):
     backbone: str
     pretrained: bool
     fpn_channels: Count
-    p6_source: Annotated[Literal["c5", "p5"], Field(description="c5 in the paper, p5 in torchvision")]
+    p6_source: Annotated[
+        Literal["c5", "p5", "none"],
+        Field(description="c5 in the paper, p5 in torchvision; none ends the pyramid at P5"),
+    ]
     head_norm: Annotated[Literal["none", "group"], Field(description="none in the paper")]
     short_side: Annotated[int, Field(ge=32, description="pixels after resizing, as far as long_side allows")]
     long_side: Annotated[int, Field(ge=32)]
     anchors: Anchors
     assigner: MaxIoU
+
+    @model_validator(mode="after")
+    def _sizes_for_each_level(self) -> "Detector":
+        levels = 3 if self.p6_source == "none" else 5
+        if len(self.anchors.sizes) != levels:
+            raise ValueError(
+                f"p6_source {self.p6_source} makes levels P3 to P{levels + 2}: anchors.sizes needs {levels} lists, "
+                f"got {len(self.anchors.sizes)}"
+            )
+        return self
 
 
 class SGD(Section):

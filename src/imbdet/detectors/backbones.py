@@ -3,24 +3,29 @@
 from collections import OrderedDict
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from imbdet.errors import UserError, nearest
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d")
 NAMES = ("tiny", *RESNETS)
-STRIDES = (8, 16, 32, 64, 128)
 STAGES = ("layer2", "layer3", "layer4")
+P6Source = Literal["c5", "p5", "none"]
 
 
-def build_backbone(name: str, pretrained: bool, fpn_channels: int, p6_source: Literal["c5", "p5"]) -> BackboneWithFPN:
-    """Build a backbone with the levels P3 to P7 (strides 8 to 128), each of ``fpn_channels`` channels.
+def strides(p6_source: P6Source) -> tuple[int, ...]:
+    """Strides of the pyramid's levels, P3 to P5 or to P7; images are padded to a multiple of the last."""
+    return (8, 16, 32) if p6_source == "none" else (8, 16, 32, 64, 128)
 
-    ``p6_source``: P6 is made from C5 in the paper and from P5 in torchvision. With ``pretrained``, torchvision's
+
+def build_backbone(name: str, pretrained: bool, fpn_channels: int, p6_source: P6Source) -> BackboneWithFPN:
+    """Build a backbone with the levels of :func:`strides`, each of ``fpn_channels`` channels.
+
+    ``p6_source``: P6 is made from C5 in the paper and from P5 in torchvision; "none" ends the pyramid at P5. With ``pretrained``, torchvision's
     default ImageNet weights are fetched, batch normalisation is frozen, and so are the stem and the first stage.
 
     Raises:
@@ -35,12 +40,22 @@ def build_backbone(name: str, pretrained: bool, fpn_channels: int, p6_source: Li
         channels = tuple(body.inplanes // 8 * 2**stage for stage in (1, 2, 3))
     else:
         raise UserError(f"detector.backbone {name!r} does not exist; {nearest(name, NAMES)}")
-    # torchvision's block reads P5 exactly when its two widths are equal, so C5 is given by its own width.
-    p6_channels = channels[-1] if p6_source == "c5" else fpn_channels
-    extra = LastLevelP6P7(p6_channels, fpn_channels)
-    extra.use_P5 = p6_source == "p5"
     levels = {stage: str(i) for i, stage in enumerate(STAGES)}
+    extra = _NoLevels() if p6_source == "none" else _p6_p7(p6_source, channels[-1], fpn_channels)
     return BackboneWithFPN(body, levels, list(channels), fpn_channels, extra_blocks=extra)
+
+
+class _NoLevels(ExtraFPNBlock):  # type: ignore[misc]
+    """No level above P5; torchvision would otherwise add one by pooling."""
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        return results, names
+
+
+def _p6_p7(p6_source: P6Source, c5_channels: int, fpn_channels: int) -> LastLevelP6P7:
+    block = LastLevelP6P7(c5_channels if p6_source == "c5" else fpn_channels, fpn_channels)
+    block.use_P5 = p6_source == "p5"  # torchvision guesses it from the widths, which may be equal by chance
+    return block
 
 
 def _resnet(name: str, pretrained: bool) -> resnet.ResNet:

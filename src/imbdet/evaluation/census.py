@@ -38,7 +38,7 @@ def count(study: Study, annotations: Annotations, model: RetinaNet) -> dict[str,
     by_class = torch.zeros(len(annotations.categories) + 1, dtype=torch.int64)
     sizes = []
     for image in images:
-        batch = _boxes_of(study, annotations, int(image), model.coarsest_stride)
+        batch = _boxes_of(study, annotations, int(image), max(model.anchors.strides))
         level, label = _match(model, batch)
         kind = torch.where(label < 0, 2, (label == model.num_classes).long())
         totals += torch.bincount(level * 3 + kind, minlength=3 * levels).view(levels, 3)

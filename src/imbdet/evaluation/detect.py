@@ -7,6 +7,7 @@ from imbdet.config import Study
 from imbdet.data.coco import Categories
 from imbdet.data.loader import EvaluationBatches
 from imbdet.detectors import build_detector
+from imbdet.detectors.backbones import strides
 from imbdet.detectors.retinanet import ImageDetections, RetinaNet
 from imbdet.evaluation.detections import Detections
 from imbdet.layout import Layout
@@ -15,7 +16,7 @@ from imbdet.training.checkpoint import load_tensors
 
 def run(study: Study, layout: Layout, experiment: str) -> None:
     """Write the detections of an experiment's weights."""
-    batches = EvaluationBatches(study, layout, "val", RetinaNet.coarsest_stride)
+    batches = EvaluationBatches(study, layout, "val", max(strides(study.detector.p6_source)))
     model, device = load_trained(study, layout, experiment, len(batches.categories))
     parts = []
     for batch in tqdm(batches, desc=f"detect {experiment}", mininterval=5):

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from imbdet.config import Study
 from imbdet.data.loader import EvaluationBatches
-from imbdet.detectors.retinanet import RetinaNet
+from imbdet.detectors.backbones import strides
 from imbdet.errors import UserError
 from imbdet.evaluation.cumulative import cumulative_table
 from imbdet.evaluation.detect import load_trained
@@ -29,7 +29,7 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     kept, and of the background an equal random share of every batch. Raises :class:`UserError` where the split gives
     fewer samples than the study asks for.
     """
-    batches = EvaluationBatches(study, layout, "val", RetinaNet.coarsest_stride)
+    batches = EvaluationBatches(study, layout, "val", max(strides(study.detector.p6_source)))
     model, device = load_trained(study, layout, experiment, len(batches.categories))
     wanted = study.loss_samples
     quota = math.ceil(wanted.background / len(batches))

@@ -13,7 +13,7 @@ def describe(study: Study, model: RetinaNet) -> dict[str, Any]:
 
     Shapes come from a run of the network on one blank image of the study's largest size, padded.
     """
-    stride = model.coarsest_stride
+    stride = max(model.anchors.strides)
     height, width = (-(-side // stride) * stride for side in (study.detector.short_side, study.detector.long_side))
     with torch.no_grad():
         image = torch.zeros(1, 3, height, width)

@@ -38,8 +38,8 @@ def train(
     optimizer, parameters = state.optimizer, [p for p in network.parameters() if p.requires_grad]
     autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     network.train()
-    for batch in _progress(batches, state, settings, process):
-        batch = batch.to(process.device, non_blocking=True)
+    for loaded in _progress(batches, state, settings, process):
+        batch = loaded.to(process.device, non_blocking=True)
         with autocast:
             losses = network(batch)
         total = torch.stack(list(losses.values())).sum()

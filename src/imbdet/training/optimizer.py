@@ -14,8 +14,8 @@ def build_optimizer(model: nn.Module, settings: Train) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     chosen = settings.optimizer
     if chosen.name == "sgd":
-        return SGD(parameters, lr=chosen.lr, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
-    return AdamW(parameters, lr=chosen.lr, weight_decay=chosen.weight_decay)
+        return SGD(parameters, chosen.lr, chosen.momentum, weight_decay=chosen.weight_decay, fused=True)
+    return AdamW(parameters, lr=chosen.lr, weight_decay=chosen.weight_decay, fused=True)
 
 
 def build_schedule(optimizer: Optimizer, settings: Train) -> LambdaLR:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from imbdet.config import Study
 from imbdet.data.loader import TrainingBatches
 from imbdet.detectors import build_detector
+from imbdet.detectors.backbones import strides
 from imbdet.detectors.retinanet import RetinaNet
 from imbdet.errors import UserError
 from imbdet.files import write_bytes, write_json, write_text
@@ -32,7 +33,9 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     if not layout.manifest.exists():
         raise UserError(f"{layout.manifest} does not exist; `python -m imbdet data` with the study's config makes it")
     with join_processes() as process:
-        batches = TrainingBatches(study, layout, RetinaNet.coarsest_stride, process.rank, process.world_size)
+        batches = TrainingBatches(
+            study, layout, max(strides(study.detector.p6_source)), process.rank, process.world_size
+        )
         model = _initial_model(study, experiment, len(batches.categories)).to(process.device)
         # Convolutions are faster so on both kinds of device, and the heads' outputs become views, not copies.
         model = model.to(memory_format=torch.channels_last)
