@@ -25,8 +25,9 @@ def strides(p6_source: P6Source) -> tuple[int, ...]:
 def build_backbone(name: str, pretrained: bool, fpn_channels: int, p6_source: P6Source) -> BackboneWithFPN:
     """Build a backbone with the levels of :func:`strides`, each of ``fpn_channels`` channels.
 
-    ``p6_source``: P6 is made from C5 in the paper and from P5 in torchvision; "none" ends the pyramid at P5. With ``pretrained``, torchvision's
-    default ImageNet weights are fetched, batch normalisation is frozen, and so are the stem and the first stage.
+    ``p6_source``: P6 is made from C5 in the paper and from P5 in torchvision; "none" ends the pyramid at P5. With
+    ``pretrained``, torchvision's default ImageNet weights are fetched, batch normalisation is frozen, and so are the
+    stem and the first stage.
 
     Raises:
         UserError: a name that does not exist; pretrained weights asked for the network that has none.
