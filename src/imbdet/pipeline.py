@@ -110,7 +110,7 @@ def select_study(config: Mapping[str, Any], files: Sequence[Path]) -> Path:
 def claim(folder: Path) -> None:
     """Let no other run start in this project until this process ends.
 
-    Snakemake's own lock does not do, as DVC's stages run without it: it outlives a run that was killed.
+    Snakemake's own lock is off, as it outlives a run that was killed and would then stop DVC's stages.
 
     Raises:
         UserError: another run is under way.
@@ -213,7 +213,6 @@ class Pipeline:
         }
 
     def _command(self, step: Step) -> str:
-        # --nolock: DVC runs one stage at a time, and the lock of a run that was killed must not stop the next.
         study = [] if self.path == DEFAULT_STUDY else ["--configfile", str(self.path)]
         options = ["--nolock", "--rerun-incomplete", "--quiet", "all", *study, "--allowed-rules", step.snakemake_rule]
         return " ".join(["snakemake", *options, "--", *map(str, step.outputs)])

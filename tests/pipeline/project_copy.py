@@ -33,19 +33,24 @@ class Project:
 
     def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command; stdout and stderr come together in ``stdout``."""
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | variables
-        done = subprocess.run(
+        process = self.start(*command, **variables)
+        output, _ = process.communicate()
+        done = subprocess.CompletedProcess(command, process.returncode, output)
+        assert not check or done.returncode == 0, f"{' '.join(command)} failed:\n{output}"
+        return done
+
+    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a command, with what it starts itself as one process group."""
+        return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=environment,
+            env=os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"} | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        assert not check or done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout}"
-        return done
 
     def make(self, *targets: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run make as if the environment were set up, which is the one that the tests run in."""

@@ -1,7 +1,11 @@
 """What Snakemake runs again after a change, proved on a finished study."""
 
+import fcntl
 import json
+import os
 import re
+import signal
+import time
 
 import pytest
 from project_copy import Project
@@ -80,7 +84,7 @@ def test_touching_a_file_changes_nothing(project: Project) -> None:
     ("arguments", "message"),
     [
         (["--config", "seed=2"], "--config seed=... would have no effect"),
-        (["--config", "study=dmeo"], "no study config/dmeo.yaml; did you mean 'config/demo.yaml'?"),
+        (["--config", "study=dmeo"], "no study config/dmeo.yaml; did you mean 'config/demo.yaml'"),
         (["--configfile", "config/demo.yaml", "--config", "study=demo"], "one study at a time"),
     ],
 )
@@ -97,6 +101,32 @@ def test_a_mistake_in_the_study_is_explained(project: Project) -> None:
     assert refused.returncode != 0
     assert "config/demo.yaml: unknown key 'train.stepz'; did you mean 'steps'?" in refused.stdout
     assert "Traceback" not in refused.stdout
+
+
+def test_a_second_run_is_refused_while_one_is_under_way(project: Project) -> None:
+    project.append("src/imbdet/figures/census.py", "# changed\n")
+    with (project.folder / "scratch" / "run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = project.run("snakemake", check=False)
+    assert refused.returncode != 0
+    assert "snakemake or dvc is already running in this folder" in refused.stdout
+    assert figures(project) == {"census"}
+
+
+def test_a_run_that_was_killed_stops_nobody(project: Project) -> None:
+    project.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
+    target = f"models/demo/{FOCAL}.pt"
+    run = project.start("snakemake", "--", target)
+    log = project.folder / "logs" / "demo" / FOCAL / "train.log"
+    began = log.stat().st_mtime_ns
+    while log.stat().st_mtime_ns == began:
+        assert run.poll() is None
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (project.folder / target).exists()
+    project.run("snakemake", "--", target)
+    assert (project.folder / target).exists()
 
 
 def test_each_command_imports_only_code_that_its_rule_declares(project: Project) -> None:

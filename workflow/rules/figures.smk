@@ -24,8 +24,7 @@ for figure in figures.names(pipeline.study):
         conda:
             "../envs/imbdet.yaml"
         params:
-            study=str(pipeline.path),
-            figure=figure,
+            arguments=f"{pipeline.path} {figure}",
             settings=pipeline.settings("figure", figure),
         shell:
-            "python -m imbdet figure {params.study} {params.figure} > {log} 2>&1"
+            "python -m imbdet figure {params.arguments} > {log} 2>&1"
