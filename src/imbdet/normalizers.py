@@ -29,11 +29,14 @@ class Batch(nn.Module):
 
     def forward(self, samples: Samples) -> Tensor:
         """Return a scalar divisor."""
-        return _foreground_per_process(samples)
+        return _foreground(samples) / _processes()
 
 
 class EMA(nn.Module):
-    """Running mean of the batch's foreground count, as detectron2: momentum .9, from 100. Saved in checkpoints."""
+    """Running mean of the batch's foreground count, as detectron2: momentum .9, from 100. Saved in checkpoints.
+
+    The count is that of all processes; detectron2 keeps one for each, which makes gradients depend on their number.
+    """
 
     momentum = 0.9
 
@@ -45,17 +48,20 @@ class EMA(nn.Module):
     def forward(self, samples: Samples) -> Tensor:
         """Return a scalar divisor; training updates it first."""
         if self.training:
-            self.mean.lerp_(_foreground_per_process(samples), 1 - self.momentum)
-        return self.mean.clone()
+            self.mean.lerp_(_foreground(samples), 1 - self.momentum)
+        return self.mean / _processes()
 
 
-def _foreground_per_process(samples: Samples) -> Tensor:
+def _foreground(samples: Samples) -> Tensor:
+    """Foreground count over all processes, at least 1."""
     count = samples.foreground.sum().float()
-    processes = 1
-    if dist.is_available() and dist.is_initialized():
+    if _processes() > 1:
         dist.all_reduce(count)
-        processes = dist.get_world_size()
-    return count.clamp(min=1) / processes
+    return count.clamp(min=1)
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 NORMALIZERS: dict[str, type[nn.Module]] = {"per_image": PerImage, "batch": Batch, "ema": EMA}
