@@ -8,6 +8,7 @@ to fp32, fp32 and fp64 stay as they are.
 Source of the equations: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (section 3, appendices A and B).
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from torch import Tensor
 
 # Rows of a block of the eager path: 80 classes in fp32 and a few temporaries then fit a core's second-level cache.
 BLOCK_ELEMENTS = 1 << 16
+LOG2_E = math.log2(math.e)
+EXACT_SOFTPLUS = 40.0  # above it softplus(x) is x in fp64 too
 
 
 class MarginLoss(Protocol):
@@ -55,7 +58,7 @@ class Focal:
     def slope(self, x_t: Tensor) -> Tensor:
         # In terms of q = 1 - p_t: the paper's form takes 1 - p_t after rounding and loses q where p_t is near 1.
         q, loss = _probability_and_loss(x_t)
-        return -_power(q, self.gamma) * (self.gamma * (1 - q) * loss + q)
+        return -_power(q, self.gamma) * torch.addcmul(q, 1 - q, loss, value=self.gamma)
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,13 @@ def _promote(x: Tensor) -> Tensor:
 
 
 def _probability_and_loss(x_t: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - p_t and -log p_t from one exponential, which is most of what a focal loss costs."""
-    e = torch.exp(-x_t.abs())
+    """1 - p_t and -log p_t."""
+    if not torch.compiler.is_compiling():  # the fewest passes over memory
+        x = -x_t
+        return torch.sigmoid(x), F.softplus(x, threshold=EXACT_SOFTPLUS)
+    # The fewest instructions: both from one exponential. The compiler would keep the result of exp, which is used
+    # more than once, in memory; that of exp2 it keeps in registers.
+    e = torch.exp2(-LOG2_E * x_t.abs())
     return torch.where(x_t >= 0, e, 1.0) / (1 + e), torch.log1p(e) + (-x_t).relu()
 
 
@@ -213,28 +221,42 @@ class _SumOverClasses(torch.autograd.Function):
 
 def _values(logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
     """[n, K] logits and [n] labels to [n] losses."""
-    x_t, _, weight = _margins(logits, label, alpha)
-    return torch.where(label >= 0, (weight * loss.value(x_t)).sum(1), 0.0)
+    positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    x, x_target, foreground = _parts(logits, label)
+    at_target = torch.where(foreground, positive * loss.value(x_target), negative * loss.value(-x_target))
+    rows = _with_target(negative * loss.value(-x), label, at_target).sum(1)
+    return torch.where(label >= 0, rows, 0.0)
 
 
 def _slopes(logits: Tensor, label: Tensor, grad: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
     """[n, K] logits, [n] labels and [n] gradients of the losses to [n, K] gradients of the logits."""
-    x_t, sign, weight = _margins(logits, label, alpha)
-    slope = grad[:, None] * weight * sign * loss.slope(x_t)
-    return torch.where((label >= 0)[:, None], slope, 0.0).to(logits.dtype)
+    positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    x, x_target, foreground = _parts(logits, label)
+    slope = loss.slope
+    at_target = torch.where(foreground, positive * slope(x_target), -negative * slope(-x_target))
+    rows = _with_target((-negative * grad)[:, None] * slope(-x), label, grad * at_target)
+    return rows.masked_fill_((label < 0)[:, None], 0.0).to(logits.dtype)
 
 
-def _margins(logits: Tensor, label: Tensor, alpha: float | None) -> tuple[Tensor, Tensor, Tensor | float]:
-    """x_t, y and alpha_t of each logit."""
+def _parts(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[n, K] logits, [n] those of the target classes (of any class where there is no target), [n] where there is."""
     x = _promote(logits)
+    classes = logits.shape[1]
+    x_target = x.gather(1, label.clamp(0, classes - 1)[:, None])[:, 0]
+    return x, x_target, (label >= 0) & (label < classes)
+
+
+def _with_target(rows: Tensor, label: Tensor, at_target: Tensor) -> Tensor:
+    """[n, K] rows, computed as if no class were the target, with the target's column put right.
+
+    Nearly all rows are background, so that each class is computed once, as a non-target, and not by its kind.
+    """
+    classes = rows.shape[1]
+    if not torch.compiler.is_compiling():
+        return rows.scatter_(1, label.clamp(0, classes - 1)[:, None], at_target[:, None])
     # Compared as int32: as wide as fp32, so that the fused kernel compares as many classes at once as it computes.
-    classes = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
-    target = classes == label.to(torch.int32)[:, None]
-    sign = torch.where(target, 1.0, -1.0).to(x.dtype)
-    if alpha is None:
-        return sign * x, sign, 1.0
-    # Filled in x's own dtype: two Python numbers would pass through fp32.
-    return sign * x, sign, torch.where(target, x.new_full((), alpha), x.new_full((), 1 - alpha))
+    target = torch.arange(classes, dtype=torch.int32, device=rows.device) == label.to(torch.int32)[:, None]
+    return torch.where(target, at_target[:, None], rows)
 
 
 def _values_by_block(logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
