@@ -123,7 +123,7 @@ def test_a_run_that_was_killed_stops_nobody(project: Project) -> None:
         assert run.poll() is None
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    run.communicate()
     assert not (project.folder / target).exists()
     project.run("snakemake", "--", target)
     assert (project.folder / target).exists()
