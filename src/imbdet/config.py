@@ -28,9 +28,9 @@ def method_names() -> list[str]:
 
 
 class Section(BaseModel):
-    """A part of a study: unknown keys are refused, values never change after loading."""
+    """A part of a study: unknown keys and infinite numbers are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ShapesData(Section):

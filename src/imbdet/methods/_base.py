@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
 from torch import Tensor, nn
 
 from imbdet.config import method_names
@@ -78,12 +79,16 @@ def _checked(cls: type[Method], name: str, parameters: dict[str, Any]) -> dict[s
     }
     for key in parameters.keys() - fields.keys():
         raise UserError(f"method {name}: unknown parameter {key!r}; {nearest(key, fields)}")
-    model = create_model(name, __config__=ConfigDict(strict=True), **fields)
+    model = create_model(name, __config__=ConfigDict(strict=True, allow_inf_nan=False), **fields)
     try:
         model.model_validate(parameters)
     except ValidationError as error:
-        problems = (
-            f"{e['loc'][0]}: {e['msg']}, got {parameters.get(str(e['loc'][0]), 'nothing')!r}" for e in error.errors()
-        )
-        raise UserError(f"method {name}: " + "; ".join(problems)) from None
+        raise UserError(f"method {name}: " + "; ".join(map(_explain, error.errors()))) from None
     return parameters
+
+
+def _explain(error: ErrorDetails) -> str:
+    key = error["loc"][0]
+    if error["type"] == "missing":
+        return f"parameter {key!r} is missing"
+    return f"{key}: {error['msg']}, got {error['input']!r}"

@@ -1,0 +1,141 @@
+"""Box arithmetic and anchors: inverses, orders, shapes and refusals."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from imbdet.detectors.anchors import Anchors
+from imbdet.detectors.backbones import build_backbone, strides
+from imbdet.detectors.boxes import BoxCoder, clip
+from imbdet.errors import UserError
+from imbdet.heads import HeadSpec
+
+WEIGHTS = st.sampled_from([(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
+
+
+@st.composite
+def boxes(draw):
+    """One xyxy box [1, 4] in fp64, 1 to 500 pixels wide and high."""
+    x, y = draw(st.floats(-100, 1000)), draw(st.floats(-100, 1000))
+    return torch.tensor([[x, y, x + draw(st.floats(1, 500)), y + draw(st.floats(1, 500))]], dtype=torch.float64)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(boxes(), boxes(), WEIGHTS)
+def test_decoding_inverts_encoding(box, prior, weights):
+    coder = BoxCoder(weights, max_ratio=1000.0)
+    assert_close(coder.decode(coder.encode(box, prior), prior), box, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(boxes(), st.lists(st.floats(-3, 3), min_size=4, max_size=4), WEIGHTS)
+def test_encoding_inverts_decoding(prior, offsets, weights):
+    coder, deltas = BoxCoder(weights), torch.tensor([offsets], dtype=torch.float64)
+    assert_close(coder.encode(coder.decode(deltas, prior), prior), deltas, rtol=1e-7, atol=1e-7)
+
+
+def test_offsets_by_hand():
+    prior = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
+    box = torch.tensor([[5.0, 10.0, 25.0, 20.0]])
+    expected = torch.tensor([[1.0, 0.25, 2.0, 0.5]])
+    expected[:, 2:].log_()
+    assert_close(BoxCoder().encode(box, prior), expected)
+    assert_close(BoxCoder((10.0, 10.0, 5.0, 5.0)).encode(box, prior), expected * torch.tensor([10.0, 10.0, 5.0, 5.0]))
+
+
+def test_a_decoded_size_is_bounded_and_in_the_priors_precision():
+    prior = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    box = BoxCoder().decode(torch.full((1, 4), 100.0, dtype=torch.float16), prior)
+    assert box.dtype == torch.float32
+    assert_close(box[:, 2:] - box[:, :2], torch.full((1, 2), 625.0))
+
+
+def test_clipping_keeps_boxes_inside_height_and_width():
+    box = torch.tensor([[-5.0, -5.0, 300.0, 300.0], [10.0, 20.0, 30.0, 40.0]])
+    clipped = clip(box, torch.tensor([100, 200]))
+    assert clipped.tolist() == [[0, 0, 200, 100], [10, 20, 30, 40]]
+
+
+def make_anchors():
+    return Anchors([[8.0, 12.0], [16.0, 24.0], [32.0, 48.0]], [0.5, 1.0, 2.0], (8, 16, 32))
+
+
+def test_anchors_have_their_area_ratio_centre_and_order():
+    """Level, row, column, ratio, size; centres at the cells' upper left corners; sides rounded to even pixels."""
+    height, width = 64, 96
+    anchors, levels = make_anchors()(height, width)
+    assert anchors.dtype == torch.float32
+    expected = torch.tensor(
+        [
+            (level, x, y, size / ratio**0.5, size * ratio**0.5)
+            for level, stride in enumerate((8, 16, 32))
+            for y in range(0, height, stride)
+            for x in range(0, width, stride)
+            for ratio in (0.5, 1.0, 2.0)
+            for size in (stride, 1.5 * stride)
+        ]
+    )
+    centres, sides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
+    assert torch.equal(levels, expected[:, 0].long())
+    assert torch.equal(centres, expected[:, 1:3])
+    assert ((sides - expected[:, 3:]).abs() <= 1).all()
+
+
+def test_anchor_counts_are_by_level():
+    anchors = make_anchors()
+    counts = anchors.counts(64, 96)
+    assert counts == [8 * 12 * 6, 4 * 6 * 6, 2 * 3 * 6]
+    assert anchors(64, 96)[1].bincount().tolist() == counts
+
+
+def test_anchors_of_a_size_are_made_once():
+    anchors = make_anchors()
+    first = anchors(64, 96)
+    assert anchors(64, 96)[0] is first[0]
+    assert len(anchors(96, 64)[0]) == len(first[0])
+    assert not torch.equal(anchors(96, 64)[0], first[0])
+
+
+def test_anchors_are_no_part_of_a_checkpoint():
+    assert dict(make_anchors().state_dict()) == {}
+
+
+def test_anchors_refuse_what_they_cannot_cover():
+    with pytest.raises(ValueError, match="image of 64x80: pad both sides to a multiple of 32"):
+        make_anchors()(64, 80)
+    with pytest.raises(ValueError, match="2 lists of anchor sizes for 3 levels"):
+        Anchors([[8.0], [16.0]], [1.0], (8, 16, 32))
+    with pytest.raises(ValueError, match="same number of anchor sizes"):
+        Anchors([[8.0], [16.0, 20.0], [32.0]], [1.0], (8, 16, 32))
+
+
+@pytest.mark.parametrize("p6_source", ["c5", "p5", "none"])
+def test_backbone_levels_have_their_strides_and_width(p6_source):
+    backbone = build_backbone("tiny", pretrained=False, fpn_channels=8, p6_source=p6_source).eval()
+    with torch.no_grad():
+        levels = backbone(torch.zeros(1, 3, 128, 256)).values()
+    expected = [(1, 8, 128 // s, 256 // s) for s in strides(p6_source)]
+    assert [tuple(level.shape) for level in levels] == expected
+
+
+def test_p6_reads_what_it_is_told_also_at_equal_widths():
+    for source in ("c5", "p5"):
+        backbone = build_backbone("tiny", pretrained=False, fpn_channels=96, p6_source=source)
+        assert backbone.fpn.extra_blocks.use_P5 == (source == "p5")
+
+
+def test_unknown_backbones_are_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"'resnet5' does not exist; did you mean 'resnet50'"):
+        build_backbone("resnet5", pretrained=False, fpn_channels=8, p6_source="c5")
+    with pytest.raises(UserError, match="'tiny' has no pretrained weights"):
+        build_backbone("tiny", pretrained=True, fpn_channels=8, p6_source="c5")
+
+
+def test_the_prior_bias_gives_the_prior_probability():
+    head = HeadSpec(0.01)
+    assert head.bias == pytest.approx(-4.59511985)
+    for prior in (1e-3, 0.01, 0.5, 0.9):
+        assert HeadSpec(prior).scores(torch.tensor([HeadSpec(prior).bias])).item() == pytest.approx(prior)
+    assert head.scores(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32

@@ -1,0 +1,167 @@
+"""Laws of the max-IoU assigner: what a batch, a crowd, a tie, an order or an empty image changes, and what not."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imbdet.assigners import BACKGROUND, FOREGROUND, IGNORED, MaxIoUAssigner
+
+RULES = ("argmax", "reassign", "off")
+
+
+def as_boxes(rows):
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
+
+
+def grid(side=16, step=8, extent=64):
+    """Square anchors on a regular grid, so that ties are common."""
+    return as_boxes([[x, y, x + side, y + side] for y in range(0, extent, step) for x in range(0, extent, step)])
+
+
+def assign(boxes, rule="argmax", anchors=None, regions=None, foreground_iou=0.5, background_iou=0.4, least=0.0):
+    """Match lists of each image's boxes (and regions to ignore) with the anchors."""
+    regions = regions or [[] for _ in boxes]
+    images, region_images = (
+        torch.tensor([i for i, rows in enumerate(lists) for _ in rows], dtype=torch.int64) for lists in (boxes, regions)
+    )
+    flat, flat_regions = (as_boxes([row for rows in lists for row in rows]) for lists in (boxes, regions))
+    assigner = MaxIoUAssigner(foreground_iou, background_iou, rule, least)
+    return assigner(grid() if anchors is None else anchors, flat, images, flat_regions, region_images, len(boxes))
+
+
+@st.composite
+def box(draw):
+    x, y = draw(st.integers(0, 60)), draw(st.integers(0, 60))
+    return [x, y, x + draw(st.integers(1, 40)), y + draw(st.integers(1, 40))]
+
+
+def images_of_boxes(max_images=4):
+    return st.lists(st.lists(box(), max_size=4), min_size=1, max_size=max_images)
+
+
+seeded = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@seeded
+@given(images_of_boxes(), images_of_boxes(), st.sampled_from(RULES))
+def test_a_batch_is_matched_as_its_images_are(boxes, regions, rule):
+    regions = (regions + [[] for _ in boxes])[: len(boxes)]
+    batch = assign(boxes, rule, regions=regions)
+    first = 0
+    for i, rows in enumerate(boxes):
+        single = assign([rows], rule, regions=[regions[i]])
+        assert torch.equal(batch.status[i], single.status[0])
+        assert torch.equal(batch.iou[i], single.iou[0])
+        shifted = torch.where(single.gt_id[0] >= 0, single.gt_id[0] + first, -1)
+        assert torch.equal(batch.gt_id[i], shifted)
+        first += len(rows)
+
+
+def slow_match(anchors, rows, rule):
+    """The rule in words, one anchor at a time, for one image without crowds: status, and the box where foreground."""
+
+    def iou(a, b):
+        w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        inside = max(w, 0) * max(h, 0)
+        return inside / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inside)
+
+    table = [[iou(gt, anchor) for anchor in anchors.tolist()] for gt in rows]
+    best_of_box = [max(of_box) for of_box in table]
+    result = []
+    for a in range(len(anchors)):
+        column = [of_box[a] for of_box in table]
+        top = max(column, default=0.0)
+        status = FOREGROUND if top >= 0.5 else IGNORED if top >= 0.4 else BACKGROUND
+        gt = column.index(top) if column else -1
+        forced = [g for g, value in enumerate(column) if value == best_of_box[g] > 0]
+        if rule != "off" and forced:
+            status = FOREGROUND
+            gt = forced[-1] if rule == "reassign" else gt
+        result.append((status, gt if status == FOREGROUND else None))
+    return result
+
+
+@seeded
+@given(st.lists(box(), max_size=5), st.sampled_from(RULES))
+def test_the_rule_in_words(rows, rule):
+    """Whole-pixel corners, so that IoUs are ratios of small integers and ties are exact in fp32 too."""
+    matches = assign([rows], rule)
+    got = [
+        (s, g if s == FOREGROUND else None)
+        for s, g in zip(matches.status[0].tolist(), matches.gt_id[0].tolist(), strict=True)
+    ]
+    assert got == slow_match(grid(), rows, rule)
+
+
+@seeded
+@given(st.lists(box(), min_size=2, max_size=4, unique_by=tuple), st.randoms(use_true_random=False))
+def test_the_order_of_boxes_changes_only_ties(rows, random):
+    order = random.sample(range(len(rows)), len(rows))
+    one, other = assign([rows], "argmax"), assign([[rows[i] for i in order]], "argmax")
+    assert torch.equal(one.status, other.status)
+    assert torch.equal(one.iou, other.iou)
+
+
+def test_low_quality_matches():
+    """Anchor 0 overlaps box 0 with IoU .6 and is the best of box 1, at IoU .25."""
+    anchors = as_boxes([[0, 0, 10, 10], [40, 40, 50, 50]])
+    rows = [[0, 0, 10, 6], [0, 0, 5, 5]]
+    expected = {"off": 0, "argmax": 0, "reassign": 1}
+    for rule, gt in expected.items():
+        matches = assign([rows], rule, anchors)
+        assert matches.status.tolist() == [[FOREGROUND, BACKGROUND]]
+        assert matches.gt_id[0, 0] == gt
+        assert matches.iou[0, 0].item() == pytest.approx([0.6, 0.25][gt])
+    only_weak = {"off": BACKGROUND, "argmax": FOREGROUND, "reassign": FOREGROUND}
+    for rule, status in only_weak.items():
+        assert assign([rows[1:]], rule, anchors).status[0, 0] == status
+
+
+@pytest.mark.parametrize("rule", ["argmax", "reassign"])
+def test_a_match_is_forced_from_the_least_iou_on(rule):
+    anchors = as_boxes([[0, 0, 10, 10]])
+    for least, status in ((0.2, FOREGROUND), (0.25, FOREGROUND), (0.26, BACKGROUND)):
+        assert assign([[[0, 0, 5, 5]]], rule, anchors, least=least).status == status
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rows", [[[200, 200, 220, 220]], [[8, 8, 8, 8]]], ids=["outside", "of no area"])
+def test_a_box_that_nothing_overlaps_matches_nothing(rule, rows):
+    matches = assign([rows], rule)
+    assert (matches.status == BACKGROUND).all()
+    assert (matches.iou == 0).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_images_without_boxes_are_background(rule):
+    for boxes in ([[], []], [[[0, 0, 16, 16]], []]):
+        matches = assign(boxes, rule)
+        assert (matches.status[-1] == BACKGROUND).all()
+        assert (matches.gt_id[-1] == -1).all()
+        assert (matches.iou[-1] == 0).all()
+
+
+def test_thresholds_are_inclusive_below_and_exclusive_above():
+    anchors = as_boxes([[0, 0, 10, 10]])
+    for width, status in ((5, FOREGROUND), (4, IGNORED), (3, BACKGROUND)):
+        assert assign([[[0, 0, width, 10]]], "off", anchors, background_iou=0.4).status == status
+
+
+def test_crowds_turn_background_into_ignored_by_their_share_of_the_anchor():
+    """A region much larger than the anchors has a small IoU with each of them, and holds them all the same."""
+    anchors = as_boxes([[0, 0, 10, 10], [95, 0, 105, 10], [96, 0, 106, 10], [0, 50, 10, 60]])
+    matches = assign([[[0, 0, 10, 10]], []], "argmax", anchors, regions=[[[0, 0, 100, 40]], []])
+    assert matches.status.tolist() == [[FOREGROUND, BACKGROUND, BACKGROUND, BACKGROUND], [BACKGROUND] * 4]
+    matches = assign([[], [[0, 0, 10, 10]]], "argmax", anchors, regions=[[[0, 0, 101, 40]], []])
+    assert matches.status.tolist() == [[IGNORED, IGNORED, BACKGROUND, BACKGROUND], [FOREGROUND] + [BACKGROUND] * 3]
+
+
+@seeded
+@given(images_of_boxes(), images_of_boxes())
+def test_crowds_never_change_foreground(boxes, regions):
+    regions = (regions + [[] for _ in boxes])[: len(boxes)]
+    free, crowded = assign(boxes), assign(boxes, regions=regions)
+    assert torch.equal(free.status == FOREGROUND, crowded.status == FOREGROUND)
+    assert torch.equal(free.gt_id, crowded.gt_id)
+    assert ((crowded.status == free.status) | (crowded.status == IGNORED)).all()
