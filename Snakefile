@@ -5,7 +5,7 @@ from snakemake.exceptions import WorkflowError
 
 from imbdet import figures
 from imbdet.errors import UserError
-from imbdet.pipeline import Pipeline, claim, select_study
+from imbdet.pipeline import Pipeline, claim, has_gpu, select_study
 
 try:
     command_line = workflow.config_settings
@@ -14,6 +14,10 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 layout = pipeline.layout
 logs = Path("logs") / pipeline.study.name
+# A network has the GPU to itself, with all cores to feed it. Without one it takes a single core: two trainings side by
+# side are faster than one on two cores, and its results do not depend on how many cores there are.
+gpu = int(has_gpu())
+network_threads = workflow.cores if gpu else 1
 
 
 wildcard_constraints:

@@ -124,6 +124,11 @@ def claim(folder: Path) -> None:
         raise UserError("snakemake or dvc is already running in this folder; wait until it ends, or stop it") from error
 
 
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU; asked of the system, as importing PyTorch for it would take seconds."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 @dataclass(frozen=True)
 class Step:
     """One run of a rule: for an experiment or figure, or, with an empty name, for the whole study."""

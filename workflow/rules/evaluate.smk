@@ -13,9 +13,9 @@ rule detect:
         logs / "{experiment}" / "detect.log",
     conda:
         "../envs/imbdet.yaml"
-    threads: workflow.cores
+    threads: network_threads
     resources:
-        gpu=1,
+        gpu=gpu,
     params:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("detect", wildcards.experiment),
@@ -55,9 +55,9 @@ rule loss_samples:
         logs / "{experiment}" / "loss_samples.log",
     conda:
         "../envs/imbdet.yaml"
-    threads: workflow.cores
+    threads: network_threads
     resources:
-        gpu=1,
+        gpu=gpu,
     params:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("loss_samples", wildcards.experiment),

@@ -14,9 +14,9 @@ rule train:
         logs / "{experiment}" / "train.log",
     conda:
         "../envs/imbdet.yaml"
-    threads: workflow.cores
+    threads: network_threads
     resources:
-        gpu=1,
+        gpu=gpu,
     params:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("train", wildcards.experiment),
