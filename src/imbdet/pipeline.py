@@ -56,7 +56,7 @@ RULES = {
     "train": Rule(
         "train",
         ("imbdet.training.run", "imbdet.methods.{method}"),
-        ("seed", "data", "detector", "train", "experiments.{name}"),
+        ("seed", "data", "detector", "train", "experiments.{name}.method"),
     ),
     "detect": Rule(
         "evaluate",

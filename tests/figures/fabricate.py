@@ -66,7 +66,6 @@ def write(made: Study, layout: Layout) -> None:
     _json(layout.structure, structure())
     for index, (name, experiment) in enumerate(made.experiments.items()):
         about = {"study": made.name, "experiment": name, "label": experiment.label, "seed": made.seed}
-        _json(layout.training(name), about)
         _csv(layout.loss_curve(name), loss_curve(index))
         _json(layout.evaluation(name), {**about, **evaluation(made, name, index)})
         _csv(layout.precision_recall(name), precision_recall(index))

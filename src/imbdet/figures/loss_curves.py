@@ -17,8 +17,8 @@ NOT_LOSSES = ("step", "learning_rate", "total")
 
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
-    """Loss curve and record (label) of each training, and the manifest (the number of images)."""
-    each = [path for name in study.experiments for path in (layout.loss_curve(name), layout.training(name))]
+    """Loss curve and evaluation (label) of each experiment, and the manifest (the number of images)."""
+    each = [path for name in study.experiments for path in (layout.loss_curve(name), layout.evaluation(name))]
     return [*each, layout.manifest]
 
 
@@ -35,7 +35,7 @@ def _smoothed(layout: Layout, name: str) -> "DataFrame":
     terms = curve.set_index("step").drop(columns=["learning_rate", "total"])
     smooth = terms.rolling(window, center=True, min_periods=1).mean().iloc[:: -(-len(terms) // POINTS)]
     long = smooth.melt(var_name="term", value_name="loss", ignore_index=False).reset_index()
-    label = records.read_json(layout.training(name))["label"]
+    label = records.read_json(layout.evaluation(name))["label"]
     return long.assign(experiment=name, label=label)[["experiment", "label", "term", "step", "loss"]]
 
 

@@ -103,7 +103,6 @@ def _write(
         {
             "study": study.name,
             "experiment": experiment,
-            "label": study.experiment(experiment).label,
             "config": record.configuration(study, experiment),
             "data_sha256": record.sha256_of(layout.manifest),
             "code": record.code(study, experiment),
