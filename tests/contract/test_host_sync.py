@@ -60,8 +60,9 @@ def test_nothing_waits_on_the_cpu(spec):
 @METHODS
 def test_nothing_waits_on_fake_cuda_tensors(spec):
     """Fake tensors have no values: an operator that needs one raises. No GPU is needed for this."""
-    with FakeTensorMode(), torch.device("cuda"):
-        model = tiny_detector(build_method(spec))
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model = tiny_detector(build_method(spec))
         model.anchors.shapes = model.anchors.shapes.cuda()
         losses, watch = match_and_lose(model, make_batch(BOXES).to("cuda"))
     assert watch.seen > 20
