@@ -9,6 +9,7 @@ from imbdet.data.loader import EvaluationBatches
 from imbdet.detectors import build_detector
 from imbdet.detectors.backbones import strides
 from imbdet.detectors.retinanet import ImageDetections, RetinaNet
+from imbdet.errors import UserError
 from imbdet.evaluation.detections import Detections
 from imbdet.layout import Layout
 from imbdet.training.checkpoint import load_tensors
@@ -29,11 +30,18 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
 def load_trained(study: Study, layout: Layout, experiment: str, num_classes: int) -> tuple[RetinaNet, torch.device]:
     """An experiment's trained detector in evaluation mode, on the GPU where there is one, and that device.
 
-    Raises :class:`imbdet.errors.UserError` where the weights are missing or damaged.
+    Raises :class:`UserError` where the weights are missing, damaged or those of another detector.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_detector(study, experiment, num_classes)
-    model.load_state_dict(load_tensors(layout.weights(experiment), device))
+    weights = load_tensors(layout.weights(experiment), device)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        raise UserError(
+            f"{layout.weights(experiment)} holds the weights of another detector or number of classes than "
+            f"study {study.name} says; train {experiment} again"
+        ) from None
     return model.to(device).eval(), device
 
 

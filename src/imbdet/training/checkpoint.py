@@ -5,7 +5,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ class State:
     model: nn.Module
     optimizer: Optimizer
     schedule: LambdaLR
-    step: int
-    curve: list[dict[str, float]]
+    step: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    unlogged: list[dict[str, float]] = field(default_factory=list)  # losses of each step since the curve's last row
 
     def save(self, path: Path) -> None:
         """Write the checkpoint atomically."""
@@ -36,6 +37,7 @@ class State:
             "schedule": self.schedule.state_dict(),
             "step": self.step,
             "curve": self.curve,
+            "unlogged": self.unlogged,
         }
         write_bytes(path, serialise(content))
 
@@ -45,7 +47,7 @@ class State:
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
-        self.step, self.curve = content["step"], content["curve"]
+        self.step, self.curve, self.unlogged = content["step"], content["curve"], content["unlogged"]
 
 
 def serialise(content: Any) -> bytes:

@@ -31,10 +31,11 @@ def train(
     """Train from ``state.step`` to the last step and return the seconds it took.
 
     ``network(batch)`` gives the losses by name: the state's model, or the same wrapped for several processes. Every
-    ``log_every`` steps the mean of each loss goes to ``log`` and to the state's curve; every ``checkpoint_every`` steps
-    the first process saves the state. Raises :class:`UserError` where a loss is not finite, before the step is taken.
+    ``log_every`` steps the mean of each loss over these steps and all processes goes to ``log`` and to the state's
+    curve; every ``checkpoint_every`` steps the first process saves the state. Raises :class:`UserError` where a loss
+    is not finite, before the step is taken.
     """
-    started, recent = time.perf_counter(), _Mean()
+    started = time.perf_counter()
     optimizer, parameters = state.optimizer, [p for p in network.parameters() if p.requires_grad]
     autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     network.train()
@@ -43,7 +44,7 @@ def train(
         with autocast:
             losses = network(batch)
         total = torch.stack(list(losses.values())).sum()
-        values = _read_later(torch.stack([*losses.values(), total]))
+        values = _read_later(process.mean(torch.stack([*losses.values(), total]).detach()))
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         terms = dict(zip([*losses, "total"], values(), strict=True))
@@ -54,10 +55,11 @@ def train(
         optimizer.step()
         state.schedule.step()
         state.step += 1
-        recent.add(terms)
+        state.unlogged.append(terms)
         if state.step % settings.log_every == 0 or state.step == settings.steps:
-            row = {"step": state.step, "learning_rate": rate} | recent.take()
+            row = {"step": state.step, "learning_rate": rate} | _mean(state.unlogged)
             state.curve.append(row)
+            state.unlogged.clear()
             log(row)
         if process.first and state.step % settings.checkpoint_every == 0 and state.step < settings.steps:
             state.save(checkpoint)
@@ -73,21 +75,8 @@ def curve_csv(curve: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-class _Mean:
-    """Mean of each loss since it was last taken."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, terms: dict[str, float]) -> None:
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in terms.items()}
-        self.count += 1
-
-    def take(self) -> dict[str, float]:
-        means = {name: value / self.count for name, value in self.sums.items()}
-        self.__init__()  # type: ignore[misc]
-        return means
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 def _read_later(values: Tensor) -> Callable[[], list[float]]:
@@ -95,7 +84,6 @@ def _read_later(values: Tensor) -> Callable[[], list[float]]:
 
     Called before ``backward``, so that the host waits while the device is busy with it and never runs dry.
     """
-    values = values.detach()
     if values.device.type != "cuda":
         return values.tolist
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)

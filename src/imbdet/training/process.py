@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class Process:
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of a tensor over all processes, which all of them call at the same point."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
         # Convolutions are faster so on both kinds of device, and the heads' outputs become views, not copies.
         model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(model, study.train)
-        state = State(model, optimizer, build_schedule(optimizer, study.train), step=0, curve=[])
+        state = State(model, optimizer, build_schedule(optimizer, study.train))
         key = record.fingerprint(study, layout, experiment)
         root = layout.scratch(experiment)
         with scratch_folder(root, key) if process.first else nullcontext(root / key) as folder:
