@@ -6,7 +6,8 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--vectors", default=str(Path(__file__).parent / "oracles" / "vectors"), help="folder of the reference vectors")
+    folder = Path(__file__).parent / "oracles" / "vectors"
+    parser.addoption("--vectors", default=str(folder), help="folder of the reference vectors")
 
 
 @pytest.fixture(scope="session")

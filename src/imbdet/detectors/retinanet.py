@@ -4,6 +4,7 @@ Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, section 4. The par
 that its ``retinanet_resnet50_fpn`` state dict loads.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -162,8 +163,8 @@ def build_retinanet(settings: Detector, num_classes: int, method: Method) -> Ret
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of 8 channels, as torchvision's second RetinaNet has with 256."""
-    return nn.GroupNorm(max(1, channels // 8), channels)
+    """Groups of 8 channels, as torchvision's second RetinaNet has with 256; larger ones where 8 is no divisor."""
+    return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
 
 
 def _initialise(last_layer: nn.Conv2d, head: HeadSpec) -> None:
