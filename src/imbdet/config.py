@@ -47,6 +47,9 @@ class ShapesData(Section):
     objects: Range
     box_size: Annotated[tuple[PositiveShare, Share], Field(description="smallest and largest side, in image sides")]
     distractors: Range
+    class_colours: Annotated[
+        Share, Field(description="share of the objects in the colour of their class, and of the distractors in any's")
+    ] = 0.0
     jittered_boxes: Annotated[Share, Field(description="share of the training boxes that are moved")] = 0.0
     jitter: Annotated[Share, Field(description="how far, as a share of the box's side")] = 0.0
     wrong_labels: Annotated[Share, Field(description="share of the training boxes with another class")] = 0.0

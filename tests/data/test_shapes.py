@@ -164,8 +164,30 @@ def test_objects_stand_out_from_what_they_cover() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         covered = rng.uniform(40, 215, 3) + rng.uniform(-20, 20, (6, 5, 3))
-        colour = shapes._fill(rng, covered, striped=False)
+        colour = shapes._fill(rng, covered, striped=False, colour=None)
         assert np.linalg.norm(colour - covered.mean(axis=(0, 1))) >= shapes.CONTRAST
+
+
+def test_the_asked_share_of_objects_has_the_colour_of_its_class() -> None:
+    data = shapes_data(classes=8, class_colours=0.7)
+    labels = np.tile(np.arange(8), 500)
+    colours = shapes._class_colours(np.random.default_rng(0), data, labels)
+    own = [np.array_equal(colour, shapes.COLOURS[k]) for colour, k in zip(colours, labels, strict=True)]
+    assert all(mine or colour is None for mine, colour in zip(own, colours, strict=True))
+    assert abs(np.mean(own) - 0.7) < 4 * math.sqrt(0.7 * 0.3 / len(own))
+
+
+def test_a_class_colour_of_a_distractor_may_be_any_class() -> None:
+    colours = shapes._class_colours(
+        np.random.default_rng(0), shapes_data(classes=8, class_colours=1.0), np.full(400, -1)
+    )
+    assert {tuple(colour) for colour in colours if colour is not None} == set(map(tuple, shapes.COLOURS))
+
+
+def test_a_given_colour_is_kept_up_to_its_shade() -> None:
+    covered, colour = np.full((6, 5, 3), 120.0), shapes.COLOURS[1]
+    painted = shapes._fill(np.random.default_rng(0), covered, striped=False, colour=colour)
+    assert (np.abs(painted - colour) <= shapes.SHADE).all()
 
 
 def noise(**changes: float) -> ShapesData:

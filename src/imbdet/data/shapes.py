@@ -21,6 +21,21 @@ LARGEST_OVERLAP = 0.25  # of two boxes, over the smaller one's area: objects may
 ASPECT = 4 / 3  # width over height and its inverse
 TURN = np.pi / 9  # shapes lean by up to this angle to either side
 CONTRAST = 110.0  # least distance of an object's colour from the mean of what it covers (RGB, 0..255)
+# Colours of the classes (RGB): as far apart as eight can be.
+COLOURS = np.array(
+    [
+        (210, 50, 45),
+        (45, 90, 210),
+        (60, 170, 60),
+        (235, 200, 50),
+        (150, 60, 180),
+        (50, 195, 200),
+        (240, 130, 40),
+        (235, 120, 175),
+    ],
+    dtype=np.float64,
+)
+SHADE = 30.0  # an object's colour differs from its class's by up to this much in each channel
 TRIES = 64  # positions and sizes tried for each object
 
 
@@ -96,12 +111,13 @@ def render(data: ShapesData, split: str, index: int) -> NDArray[np.uint8]:
     rng = generator(data.seed, f"shapes/{split}/pixels", index)
     canvas = _background(rng, data.image_size)
     shapes = scene(data, split, index)
-    for box, outline, striped in zip(shapes.boxes, shapes.outlines, shapes.striped, strict=True):
+    colours = _class_colours(rng, data, shapes.labels)
+    for box, outline, striped, colour in zip(shapes.boxes, shapes.outlines, shapes.striped, colours, strict=True):
         left, top = np.floor(box[:2]).astype(int)
         right, bottom = np.ceil(box[:2] + box[2:]).astype(int)
         window = canvas[top:bottom, left:right]
         alpha = coverage(tuple(c - (left, top) for c in outline), *window.shape[:2])[..., None]
-        window += alpha * (_fill(rng, window, bool(striped)) - window)
+        window += alpha * (_fill(rng, window, bool(striped), colour) - window)
     canvas += rng.integers(-6, 6, canvas.shape, endpoint=True)
     return np.round(np.clip(canvas, 0, 255)).astype(np.uint8)
 
@@ -131,12 +147,20 @@ def _waves(rng: np.random.Generator, shape: tuple[int, int], periods: float) -> 
     return waves
 
 
-def _fill(rng: np.random.Generator, covered: Floats, striped: bool) -> Floats:
+def _class_colours(rng: np.random.Generator, data: ShapesData, labels: NDArray[np.int64]) -> list[Floats | None]:
+    """For each shape the colour of a class, its own or, for a distractor, any; None where it has a colour at will."""
+    classes = np.where(labels >= 0, labels, rng.integers(0, data.classes, len(labels)))
+    coloured = rng.random(len(labels)) < data.class_colours
+    return [COLOURS[k] if chosen else None for k, chosen in zip(classes, coloured, strict=True)]
+
+
+def _fill(rng: np.random.Generator, covered: Floats, striped: bool, colour: Floats | None) -> Floats:
     """What a shape is filled with: one colour [3], or stripes of two [h, w, 3]; both stand out from what they cover.
 
-    Colours are drawn alike for all classes and distractors: colour says nothing about the class.
+    Unless ``colour`` is given, colours are drawn alike for all: they then say nothing about the class.
     """
-    draws = rng.uniform(0, 255, (2, 32, 3))
+    draws = rng.uniform(0, 255, (2, 32, 3)) if colour is None else colour + rng.uniform(-SHADE, SHADE, (2, 32, 3))
+    draws = draws.clip(0, 255)
     distance = np.sqrt(((draws - covered.mean(axis=(0, 1))) ** 2).sum(axis=2))
     first, second = draws[[0, 1], np.argmax(np.minimum(distance, CONTRAST), axis=1)]
     if not striped:
