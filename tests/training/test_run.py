@@ -1,0 +1,185 @@
+"""Training a study's experiment: what it depends on, and the files it leaves."""
+
+import csv
+import json
+import math
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from imbdet.data.loader import TrainingBatches
+from imbdet.errors import UserError
+from imbdet.layout import Layout
+from imbdet.methods.focal import Focal
+from imbdet.training import run as training
+from imbdet.training.run import run
+
+EXPERIMENT = "focal-g2.0"
+
+
+def trained(study, experiment=EXPERIMENT):
+    """The weights and the rows of the loss curve."""
+    layout = Layout.of(study)
+    run(study, layout, experiment)
+    with layout.loss_curve(experiment).open() as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return torch.load(layout.weights(experiment), weights_only=True), rows
+
+
+def equal(first, second):
+    assert first.keys() == second.keys()
+    return {name: torch.equal(first[name], second[name]) for name in first}
+
+
+def test_equal_seeds_give_equal_weights_to_the_bit_and_others_do_not(workspace, make_study):
+    first, rows = trained(make_study())
+    again, rows_again = trained(make_study())
+    other, _ = trained(make_study(seed=2))
+    assert all(equal(first, again).values())
+    assert rows == rows_again
+    learned = [name for name in first if "weight" in name and first[name].ndim == 4]
+    assert not any(equal(first, other)[name] for name in learned)
+
+
+def test_methods_start_from_the_same_weights_and_end_at_others(workspace, make_study):
+    study = make_study()
+    starts = [training._initial_model(study, name, 3).state_dict() for name in study.experiments]
+    assert all(equal(*starts).values())
+    (one, _), (two, _) = (trained(study, name) for name in study.experiments)
+    assert not all(equal(one, two).values())
+
+
+def test_global_random_state_does_not_matter(workspace, make_study):
+    torch.manual_seed(1)
+    first, _ = trained(make_study())
+    torch.manual_seed(2)
+    np.random.seed(5)  # noqa: NPY002
+    second, _ = trained(make_study())
+    assert all(equal(first, second).values())
+
+
+def test_workers_change_nothing(workspace, make_study):
+    weights, rows = trained(make_study())
+    read_by_worker, rows_again = trained(make_study(train={"workers": 1}))
+    assert all(equal(weights, read_by_worker).values())
+    assert rows == rows_again
+
+
+def test_bf16_keeps_losses_and_boxes_in_fp32_and_is_close_to_fp32(workspace, make_study, monkeypatch):
+    seen = []
+    forward = Focal.forward
+
+    def watch(self, samples):
+        losses = forward(self, samples)
+        seen.append((samples, losses))
+        return losses
+
+    monkeypatch.setattr(Focal, "forward", watch)
+    once = {"steps": 1, "log_every": 1}
+    _, (exact,) = trained(make_study(train=once))
+    _, (rounded,) = trained(make_study(train=once | {"precision": "bf16"}))
+    (full, _), (half, losses) = seen
+    assert (full.logits.dtype, half.logits.dtype, half.deltas.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
+    assert half.priors.dtype == half.delta_targets.dtype == half.prior_iou.dtype == torch.float32
+    assert torch.equal(half.priors, full.priors)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    # bf16 has 8 bits: a relative error of 2^-9 an operation, through a dozen layers.
+    assert rounded["total"] == pytest.approx(exact["total"], rel=0.05)
+    assert rounded["total"] != exact["total"]
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {},
+        {"optimizer": {"name": "adamw", "lr": 0.005, "weight_decay": 0.01}},
+        {"schedule": {"name": "multistep", "warmup_steps": 2, "milestones": [0.8], "factor": 0.1}},
+        {"precision": "bf16"},
+    ],
+    ids=["sgd", "adamw", "multistep", "bf16"],
+)
+def test_training_lowers_the_loss(workspace, make_study, train):
+    """A row is the mean of one epoch, so that rows compare the same images."""
+    sgd = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0001}
+    _, rows = trained(make_study(train={"steps": 30, "log_every": 6, "optimizer": sgd} | train))
+    assert rows[-1]["total"] < 0.93 * rows[0]["total"]
+
+
+def test_batches_without_any_foreground_train(workspace, make_study, monkeypatch):
+    """Images without boxes: the box loss is exactly zero, and the class loss still teaches the background."""
+    complete = TrainingBatches.iterate
+
+    def empty(self, start_step=0):
+        for batch in complete(self, start_step):
+            batch.gt_boxes, batch.gt_labels, batch.gt_images = (
+                part[:0] for part in (batch.gt_boxes, batch.gt_labels, batch.gt_images)
+            )
+            yield batch
+
+    monkeypatch.setattr(TrainingBatches, "iterate", empty)
+    weights, rows = trained(make_study(train={"log_every": 1}))
+    assert {row["box_regression"] for row in rows} == {0.0}
+    assert rows[-1]["classification"] < rows[0]["classification"]
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_diverging_training_names_the_images_of_its_step(workspace, make_study):
+    study = make_study(train={"optimizer": {"lr": 1e30}, "clip_norm": None})
+    layout = Layout.of(study)
+    with pytest.raises(UserError, match="the loss is not finite") as caught:
+        run(study, layout, EXPERIMENT)
+    step = int(str(caught.value).split(":")[0].removeprefix("step "))
+    ids = TrainingBatches(study, layout, 128).batch_ids(step - 1)
+    assert f"images {ids.tolist()}" in str(caught.value)
+    assert not layout.weights(EXPERIMENT).exists()
+
+
+def test_loss_curve_and_tensorboard_say_the_same(workspace, make_study):
+    _, rows = trained(make_study(train={"tensorboard": True}))
+    (folder,) = (workspace / "logs" / "tensorboard").glob("tiny/*")
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == set(rows[0]) - {"step"}
+    for name in events.Tags()["scalars"]:
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert points == [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows]
+
+
+def test_no_events_are_written_unless_asked(workspace, make_study):
+    trained(make_study())
+    assert not (workspace / "logs").exists()
+
+
+def test_record_of_a_training(workspace, make_study):
+    study = make_study()
+    layout = Layout.of(study)
+    run(study, layout, EXPERIMENT)
+    text = layout.training(EXPERIMENT).read_text()
+    content = json.loads(text)
+    keys = {"study", "experiment", "config", "data_sha256", "code", "versions", "hardware", "steps", "measured"}
+    assert content.keys() == keys
+    assert content["config"]["seed"] == study.seed
+    assert content["config"].keys() == {"seed", "data", "detector", "train", "method"}
+    assert content["config"]["method"] == study.experiments[EXPERIMENT].method
+    assert content["steps"] == study.train.steps
+    assert content["measured"]["seconds"] > 0
+    assert math.isfinite(content["measured"]["images_per_second"])
+    assert content["measured"]["peak_memory_mb"]["host"] > 50
+    assert content["versions"]["torch"] == version("torch")
+    assert str(workspace) not in text
+    assert '"/' not in text
+
+
+def test_files_that_a_training_leaves(workspace, make_study):
+    before = {path for path in workspace.rglob("*") if path.is_file()}
+    run(make_study(), Layout.of(make_study()), EXPERIMENT)
+    after = {path for path in workspace.rglob("*") if path.is_file()}
+    assert {str(path.relative_to(workspace)) for path in after - before} == {
+        f"models/tiny/{EXPERIMENT}.pt",
+        f"results/tiny/{EXPERIMENT}/training.json",
+        f"results/tiny/{EXPERIMENT}/loss_curve.csv",
+        f"scratch/tiny/{EXPERIMENT}/lock",
+    }
