@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imbdet.assigners import MaxIoUAssigner
+    from imbdet.detectors.attach import attach
     from imbdet.losses import sigmoid_cross_entropy, sigmoid_focal_loss, sigmoid_focal_star_loss
     from imbdet.methods import Method, build_method
     from imbdet.samples import Samples
@@ -17,6 +18,7 @@ _HOME = {
     "MaxIoUAssigner": "imbdet.assigners",
     "Method": "imbdet.methods",
     "Samples": "imbdet.samples",
+    "attach": "imbdet.detectors.attach",
     "build_method": "imbdet.methods",
     "sigmoid_cross_entropy": "imbdet.losses",
     "sigmoid_focal_loss": "imbdet.losses",
@@ -26,6 +28,7 @@ __all__ = [
     "MaxIoUAssigner",
     "Method",
     "Samples",
+    "attach",
     "build_method",
     "sigmoid_cross_entropy",
     "sigmoid_focal_loss",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # detectors build on methods, which build on this module
+    from imbdet.assigners import Matches
     from imbdet.detectors.boxes import BoxCoder
 
 Stage = Literal["dense", "rpn", "roi"]
@@ -69,3 +70,47 @@ class Samples:
         """[N, 4] predicted offsets in fp32 (fp64 kept); 0 without gradient where not foreground."""
         deltas = self.deltas if self.deltas.dtype == torch.float64 else self.deltas.float()
         return torch.where(self.foreground[:, None], deltas, 0.0)
+
+
+def dense_samples(
+    logits: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    levels: Tensor,
+    matches: "Matches",
+    gt_boxes: Tensor,
+    gt_labels: Tensor,
+    box_coder: "BoxCoder",
+    num_classes: int,
+) -> Samples:
+    """Every anchor of every image as a candidate.
+
+    Args:
+        logits, deltas: [B, A, K] and [B, A, 4].
+        anchors, levels: [A, 4] fp32 xyxy pixels and [A] int64, the same for every image.
+        matches: of the B x A anchors with the ground truth.
+        gt_boxes, gt_labels: [G, 4] fp32 xyxy pixels and [G] int64, 0..K-1.
+        box_coder: what ``deltas`` mean.
+        num_classes: K.
+    """
+    images = len(logits)
+    # One more label for anchors without any ground truth, which gt_id -1 picks.
+    labels = torch.cat([gt_labels, gt_labels.new_full((1,), num_classes)])
+    label = torch.where(matches.status == 1, labels[matches.gt_id], num_classes)
+    label = torch.where(matches.status == -1, -1, label)
+    return Samples(
+        logits=logits.flatten(0, 1),
+        deltas=deltas.flatten(0, 1),
+        priors=anchors.expand(images, -1, -1).reshape(-1, 4),
+        label=label.flatten(),
+        gt_id=matches.gt_id.flatten(),
+        image_id=torch.arange(images, device=label.device)[:, None].expand_as(label).flatten(),
+        level=levels.expand(images, -1).flatten(),
+        prior_iou=matches.iou.flatten(),
+        weight=torch.ones_like(matches.iou).flatten(),
+        gt_boxes=gt_boxes,
+        box_coder=box_coder,
+        num_classes=num_classes,
+        num_images=images,
+        stage="dense",
+    )

@@ -22,7 +22,7 @@ from imbdet.detectors.backbones import build_backbone, strides
 from imbdet.detectors.boxes import BoxCoder, clip
 from imbdet.heads import HeadSpec
 from imbdet.methods import Method
-from imbdet.samples import Samples
+from imbdet.samples import Samples, dense_samples
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -91,26 +91,8 @@ class RetinaNet(nn.Module):
         matches = self.assigner(
             anchors, batch.gt_boxes, batch.gt_images, batch.ignore_boxes, batch.ignore_images, images
         )
-        # One more label for anchors without any ground truth, which gt_id -1 picks.
-        labels = torch.cat([batch.gt_labels, batch.gt_labels.new_full((1,), self.num_classes)])
-        label = torch.where(matches.status == 1, labels[matches.gt_id], self.num_classes)
-        label = torch.where(matches.status == -1, -1, label)
-        return Samples(
-            logits=logits.flatten(0, 1),
-            deltas=deltas.flatten(0, 1),
-            priors=anchors.expand(images, -1, -1).reshape(-1, 4),
-            label=label.flatten(),
-            gt_id=matches.gt_id.flatten(),
-            image_id=torch.arange(images, device=label.device)[:, None].expand_as(label).flatten(),
-            level=levels.expand(images, -1).flatten(),
-            prior_iou=matches.iou.flatten(),
-            weight=torch.ones_like(matches.iou).flatten(),
-            gt_boxes=batch.gt_boxes,
-            box_coder=self.box_coder,
-            num_classes=self.num_classes,
-            num_images=images,
-            stage="dense",
-        )
+        truth = batch.gt_boxes, batch.gt_labels
+        return dense_samples(logits, deltas, anchors, levels, matches, *truth, self.box_coder, self.num_classes)
 
     @torch.no_grad()
     def detect(self, batch: Batch, settings: Evaluate) -> list[ImageDetections]:
