@@ -69,7 +69,7 @@ def _resnet(name: str, pretrained: bool) -> resnet.ResNet:
     return body
 
 
-TINY_CHANNELS = (24, 48, 64, 96)
+TINY_CHANNELS = (32, 48, 64, 96)
 
 
 def _tiny() -> nn.Sequential:
