@@ -1,7 +1,5 @@
 """``imbdet loss-samples STUDY EXPERIMENT``: a trained detector's logits, for the figures of cumulative loss."""
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,33 +24,39 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
 
     A foreground sample is the logit of the assigned class of a foreground anchor; a background sample is minus the
     logit of one class of a background anchor: these are the terms that the loss sums. All foreground samples are
-    kept, and of the background an equal random share of every batch. Raises :class:`UserError` where the split gives
+    kept, and of the background a random sample of the whole split. Raises :class:`UserError` where the split gives
     fewer samples than the study asks for.
     """
     batches = EvaluationBatches(study, layout, "val", max(strides(study.detector.p6_source)))
     model, device = load_trained(study, layout, experiment, len(batches.categories))
     wanted = study.loss_samples
-    quota = math.ceil(wanted.background / len(batches))
-    foreground, background = [], []
+    foreground, background, keys = [], np.zeros(0, np.float32), np.zeros(0, np.float32)
     for step, batch in enumerate(tqdm(batches, desc=f"loss samples {experiment}", mininterval=5)):
         with torch.no_grad():
             positive, negative = margins(model.samples(batch.to(device)))
-        chosen = generator(study.seed, "loss-samples", step).permutation(len(negative))[:quota]
         foreground.append(positive)
-        background.append(negative[chosen])
-    for name, parts, least in (
-        ("foreground", foreground, wanted.foreground),
-        ("background", background, wanted.background),
+        drawn = generator(study.seed, "loss-samples", step).random(len(negative), np.float32)
+        keys, background = _lowest(np.append(keys, drawn), np.append(background, negative), wanted.background)
+    positives = np.concatenate(foreground)
+    for name, count, least in (
+        ("foreground", len(positives), wanted.foreground),
+        ("background", len(background), wanted.background),
     ):
-        count = sum(map(len, parts))
         if count < least:
             raise UserError(
                 f"{experiment}: the val split gives {count} {name} samples, loss_samples.{name} asks for {least}; "
                 "lower it or take more images"
             )
-    positives, negatives = np.concatenate(foreground), np.concatenate(background)
-    write_npz(layout.logits(experiment), foreground=positives, background=negatives)
-    write_text(layout.cumulative_loss(experiment), cumulative_table(positives, negatives).to_csv(index=False))
+    write_npz(layout.logits(experiment), foreground=positives, background=background)
+    write_text(layout.cumulative_loss(experiment), cumulative_table(positives, background).to_csv(index=False))
+
+
+def _lowest(keys: Margins, values: Margins, count: int) -> tuple[Margins, Margins]:
+    """The values with the ``count`` lowest of their random keys: a sample of all batches that have been seen."""
+    if len(keys) <= count:
+        return keys, values
+    chosen = np.sort(np.argpartition(keys, count)[:count])
+    return keys[chosen], values[chosen]
 
 
 def margins(samples: Samples) -> tuple[Margins, Margins]:
