@@ -9,9 +9,11 @@ Source of the equations: Lin et al., Focal Loss for Dense Object Detection, ICCV
 """
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +25,22 @@ LOG2_E = math.log2(math.e)
 EXACT_SOFTPLUS = 40.0  # above it softplus(x) is x in fp64 too
 
 
-class MarginLoss(Protocol):
+class MarginLoss(ABC):
     """A loss of the margin x_t and its derivative with respect to x_t, both elementwise."""
 
+    @abstractmethod
     def value(self, x_t: Tensor) -> Tensor: ...
+
+    @abstractmethod
     def slope(self, x_t: Tensor) -> Tensor: ...
+
+    def both(self, x_t: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope, for a kernel that computes what they share once."""
+        return self.value(x_t), self.slope(x_t)
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(MarginLoss):
     """CE = -log p_t with p_t = sigmoid(x_t); dCE/dx_t = p_t - 1."""
 
     def value(self, x_t: Tensor) -> Tensor:
@@ -42,7 +51,7 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class Focal:
+class Focal(MarginLoss):
     """FL = (1 - p_t)^gamma (-log p_t), equation 4; dFL/dx_t = (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1)."""
 
     gamma: float
@@ -56,13 +65,19 @@ class Focal:
         return _power(q, self.gamma) * loss
 
     def slope(self, x_t: Tensor) -> Tensor:
-        # In terms of q = 1 - p_t: the paper's form takes 1 - p_t after rounding and loses q where p_t is near 1.
+        return self._slope(*_probability_and_loss(x_t))
+
+    def both(self, x_t: Tensor) -> tuple[Tensor, Tensor]:
         q, loss = _probability_and_loss(x_t)
+        return _power(q, self.gamma) * loss, self._slope(q, loss)
+
+    def _slope(self, q: Tensor, loss: Tensor) -> Tensor:
+        # In terms of q = 1 - p_t: the paper's form takes 1 - p_t after rounding and loses q where p_t is near 1.
         return -_power(q, self.gamma) * torch.addcmul(q, 1 - q, loss, value=self.gamma)
 
 
 @dataclass(frozen=True)
-class FocalStar:
+class FocalStar(MarginLoss):
     """FL* = -log(sigmoid(gamma x_t + beta)) / gamma, appendix A; dFL*/dx_t = sigmoid(gamma x_t + beta) - 1."""
 
     gamma: float
@@ -203,81 +218,106 @@ class _Margin(torch.autograd.Function):
 
 
 class _SumOverClasses(torch.autograd.Function):
+    """Nearly all rows are background: every class is computed as a non-target, then the target's column replaced."""
+
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None, compiled: bool
     ) -> Tensor:
         ctx.save_for_backward(logits, label)
         ctx.rest = loss, alpha, compiled
-        rows: Tensor = _value_kernel(compiled)(logits, label, loss, alpha)
+        ctx.slopes = None
+        at_target = _at_target(logits, label)
+        # Half-precision slopes would be rounded twice, here and where backward scales them.
+        if compiled and ctx.needs_input_grad[0] and _promote(logits) is logits:
+            kernel = _compiled(_values_and_slopes)
+            both: tuple[Tensor, Tensor] = kernel(logits, label, *loss.both(at_target), loss, alpha)
+            rows, ctx.slopes = both
+            return rows
+        kernel = _compiled(_values) if compiled else _values_by_block
+        rows = kernel(logits, label, loss.value(at_target), loss, alpha)
         return rows
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, label = ctx.saved_tensors
         loss, alpha, compiled = ctx.rest
-        return _slope_kernel(compiled)(logits, label, grad, loss, alpha), None, None, None, None
+        if ctx.slopes is None or torch.is_grad_enabled():
+            kernel = _compiled(_slopes) if compiled else _slopes_by_block
+            slopes = kernel(logits, label, loss.slope(_at_target(logits, label)), grad, loss, alpha)
+        else:  # scaled in place, so of use once: a second backward through a graph that is kept computes them again
+            slopes, ctx.slopes = ctx.slopes.mul_(torch.where(label >= 0, grad, 0.0)[:, None]), None
+        return slopes, None, None, None, None
 
 
-def _values(logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
-    """[n, K] logits and [n] labels to [n] losses."""
+def _at_target(logits: Tensor, label: Tensor) -> Tensor:
+    """[N] logits of the target classes, promoted; of any class where there is no target."""
+    return _promote(logits.gather(1, label.clamp(0, logits.shape[1] - 1)[:, None])[:, 0])
+
+
+def _values(logits: Tensor, label: Tensor, target: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
+    """[n, K] logits, [n] labels and [n] values at the targets to [n] losses."""
+    return _summed(loss.value(-_promote(logits)), target, label, alpha)
+
+
+def _slopes(
+    logits: Tensor, label: Tensor, target: Tensor, grad: Tensor, loss: MarginLoss, alpha: float | None
+) -> Tensor:
+    """[n, K] logits, [n] labels, slopes at the targets and gradients of the losses to [n, K] gradients."""
+    return _scaled(loss.slope(-_promote(logits)), target, label, grad, alpha).to(logits.dtype)
+
+
+def _values_and_slopes(
+    logits: Tensor, label: Tensor, value: Tensor, slope: Tensor, loss: MarginLoss, alpha: float | None
+) -> tuple[Tensor, Tensor]:
+    """[n, K] logits, [n] labels, values and slopes at the targets to [n] losses and their [n, K] derivatives."""
+    values, slopes = loss.both(-logits)
+    return _summed(values, value, label, alpha), _scaled(slopes, slope, label, torch.ones_like(slope), alpha)
+
+
+def _summed(others: Tensor, target: Tensor, label: Tensor, alpha: float | None) -> Tensor:
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    x, x_target, foreground = _parts(logits, label)
-    at_target = torch.where(foreground, positive * loss.value(x_target), negative * loss.value(-x_target))
-    rows = _with_target(negative * loss.value(-x), label, at_target).sum(1)
+    rows = _with_target(negative * others, positive * target, label).sum(1)
     return torch.where(label >= 0, rows, 0.0)
 
 
-def _slopes(logits: Tensor, label: Tensor, grad: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
-    """[n, K] logits, [n] labels and [n] gradients of the losses to [n, K] gradients of the logits."""
+def _scaled(others: Tensor, target: Tensor, label: Tensor, grad: Tensor, alpha: float | None) -> Tensor:
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    x, x_target, foreground = _parts(logits, label)
-    slope = loss.slope
-    at_target = torch.where(foreground, positive * slope(x_target), -negative * slope(-x_target))
-    rows = _with_target((-negative * grad)[:, None] * slope(-x), label, grad * at_target)
-    return rows.masked_fill_((label < 0)[:, None], 0.0).to(logits.dtype)
+    rows = _with_target((-negative * grad)[:, None] * others, positive * grad * target, label)
+    return rows.masked_fill_((label < 0)[:, None], 0.0)
 
 
-def _parts(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[n, K] logits, [n] those of the target classes (of any class where there is no target), [n] where there is."""
-    x = _promote(logits)
-    classes = logits.shape[1]
-    x_target = x.gather(1, label.clamp(0, classes - 1)[:, None])[:, 0]
-    return x, x_target, (label >= 0) & (label < classes)
+def _with_target(others: Tensor, target: Tensor, label: Tensor) -> Tensor:
+    """[n, K] with the column of each foreground row's class replaced by [n]."""
+    classes = others.shape[1]
+    if torch.compiler.is_compiling():
+        # Compared as int32: as wide as fp32, so that the fused kernel compares as many classes as it computes.
+        column = torch.arange(classes, dtype=torch.int32, device=others.device)
+        return torch.where(column == label.to(torch.int32)[:, None], target[:, None], others)
+    index = label.clamp(0, classes - 1)[:, None]
+    foreground = ((label >= 0) & (label < classes))[:, None]
+    return others.scatter_(1, index, torch.where(foreground, target[:, None], others.gather(1, index)))
 
 
-def _with_target(rows: Tensor, label: Tensor, at_target: Tensor) -> Tensor:
-    """[n, K] rows, computed as if no class were the target, with the target's column put right.
-
-    Nearly all rows are background, so that each class is computed once, as a non-target, and not by its kind.
-    """
-    classes = rows.shape[1]
-    if not torch.compiler.is_compiling():
-        return rows.scatter_(1, label.clamp(0, classes - 1)[:, None], at_target[:, None])
-    # Compared as int32: as wide as fp32, so that the fused kernel compares as many classes at once as it computes.
-    target = torch.arange(classes, dtype=torch.int32, device=rows.device) == label.to(torch.int32)[:, None]
-    return torch.where(target, at_target[:, None], rows)
+def _values_by_block(logits: Tensor, label: Tensor, target: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
+    return torch.cat([_values(x, y, t, loss, alpha) for x, y, t in _blocks(logits, label, target)])
 
 
-def _values_by_block(logits: Tensor, label: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
-    rows = max(1, BLOCK_ELEMENTS // logits.shape[1])
-    blocks = zip(logits.split(rows), label.split(rows), strict=True)
-    return torch.cat([_values(x, y, loss, alpha) for x, y in blocks])
-
-
-def _slopes_by_block(logits: Tensor, label: Tensor, grad: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:
-    rows = max(1, BLOCK_ELEMENTS // logits.shape[1])
+def _slopes_by_block(
+    logits: Tensor, label: Tensor, target: Tensor, grad: Tensor, loss: MarginLoss, alpha: float | None
+) -> Tensor:
     out = torch.empty_like(logits)
-    for o, x, y, g in zip(out.split(rows), logits.split(rows), label.split(rows), grad.split(rows), strict=True):
-        o.copy_(_slopes(x, y, g, loss, alpha))
+    for part, x, y, t, g in _blocks(out, logits, label, target, grad):
+        part.copy_(_slopes(x, y, t, g, loss, alpha))
     return out
 
 
-@cache
-def _value_kernel(compiled: bool) -> Any:
-    return torch.compile(_values) if compiled else _values_by_block
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The rows of all tensors, as many at a time as BLOCK_ELEMENTS of the first, which is [N, K]."""
+    rows = max(1, BLOCK_ELEMENTS // tensors[0].shape[1])
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 @cache
-def _slope_kernel(compiled: bool) -> Any:
-    return torch.compile(_slopes) if compiled else _slopes_by_block
+def _compiled(function: Callable[..., Any]) -> Any:
+    return torch.compile(function)

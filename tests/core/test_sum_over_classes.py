@@ -127,14 +127,11 @@ def test_saturated_logits_stay_finite():
 @pytest.fixture
 def traced(monkeypatch):
     """torch.compile as far as it needs no C++ compiler: kernels are traced and guarded, and run eagerly."""
-    kernels = (losses._value_kernel, losses._slope_kernel)
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    for kernel in kernels:
-        kernel.cache_clear()
+    losses._compiled.cache_clear()
     yield
-    for kernel in kernels:
-        kernel.cache_clear()
+    losses._compiled.cache_clear()
 
 
 @pytest.mark.usefixtures("traced")
