@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Rows of a block of the eager path: 80 classes in fp32 and a few temporaries then fit a core's second-level cache.
-BLOCK_ELEMENTS = 1 << 16
+# Logits of a block of the eager path on a CPU: PyTorch runs an operation on fewer than 32,768 elements in one thread,
+# without the barriers that on a busy machine cost more than a second thread gains, and the block stays in cache.
+BLOCK_ELEMENTS = 1 << 15
+BLOCKS_ON_GPU = 16  # taken at once there, where each operation has to be launched; more would need more memory
 LOG2_E = math.log2(math.e)
 EXACT_SOFTPLUS = 40.0  # above it softplus(x) is x in fp64 too
 
@@ -313,8 +315,9 @@ def _slopes_by_block(
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The rows of all tensors, as many at a time as BLOCK_ELEMENTS of the first, which is [N, K]."""
-    rows = max(1, BLOCK_ELEMENTS // tensors[0].shape[1])
+    """The rows of all tensors, as many at a time as fit a block of the first, which is [N, K]."""
+    elements = BLOCK_ELEMENTS * (BLOCKS_ON_GPU if tensors[0].is_cuda else 1)
+    rows = max(1, elements // tensors[0].shape[1])
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
