@@ -3,10 +3,11 @@
     python benchmarks/focal_loss.py
 
 Times are of forward and backward together, of repetitions that take turns in one process, so that a busy machine slows
-all alike. Memory is the largest number of bytes that were allocated at once beyond the logits and targets, the
-gradient included, over the bytes of the logits: of the CUDA allocator on a GPU; on a CPU of the allocations and frees
-that ``torch.profiler`` records, in their order (compiled kernels allocate through the same allocator). The result
-goes to ``results/benchmarks/focal_loss.json`` and, as a table, to the terminal.
+all alike; on a CPU with one thread, which other work disturbs least, and with one for each core. Memory is the largest
+number of bytes that were allocated at once beyond the logits and targets, the gradient included, over the bytes of the
+logits: of the CUDA allocator on a GPU; on a CPU of the allocations and frees that ``torch.profiler`` records, in their
+order (compiled kernels allocate through the same allocator). The result goes to ``results/benchmarks/focal_loss.json``
+and, as a table, to the terminal.
 """
 
 import argparse
@@ -91,8 +92,12 @@ def _wait(tensor: Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def measure(rows: int, classes: int, foreground: int, repetitions: int, device: torch.device) -> dict[str, Any]:
+def measure(
+    rows: int, classes: int, foreground: int, repetitions: int, device: torch.device, threads: int
+) -> dict[str, Any]:
     """Times, ratios and memory of every path on one device."""
+    torch.set_num_threads(threads)
+    torch.compiler.reset()  # kernels are compiled for a number of threads
     logits, label, targets = make_batch(rows, classes, foreground, device)
     paths = make_paths(logits, label, targets)
     warm_up = {name: seconds(path, logits) for name, path in paths.items()}
@@ -135,10 +140,15 @@ def main() -> None:
     parser.add_argument("--foreground", type=int, default=200)
     parser.add_argument("--repetitions", type=int, default=15)
     settings = vars(parser.parse_args())
-    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
-    with tempfile.TemporaryDirectory() as cache:  # an empty cache, so that the first call says what compiling takes
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        results = [measure(**settings, device=device) for device in devices]
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    cores = len(os.sched_getaffinity(0))
+    places = [(cpu, threads) for threads in sorted({1, cores})]
+    places += [(gpu, cores)] if torch.cuda.is_available() else []
+    results = []
+    for device, threads in places:
+        with tempfile.TemporaryDirectory() as cache:  # empty, so that the first call says what compiling takes
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+            results.append(measure(**settings, device=device, threads=threads))
     load = os.getloadavg()[0]
     write_json(RECORD, {"settings": settings, "versions": versions(), "load_average": load, "results": results})
     for result in results:
