@@ -19,7 +19,7 @@ HATCHES = ("", "////", "....")
 GREY = "#555555"
 CAPTION_SIZE = 8.0  # points
 _LINE_HEIGHT = 1.35 * CAPTION_SIZE / 72  # inches
-_CHARACTER = 0.53 * CAPTION_SIZE / 72  # inches, mean width of a character of the caption's font
+_CHARACTER = 0.57 * CAPTION_SIZE / 72  # inches, a little above the mean width of a character of the caption's font
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 9.0,
