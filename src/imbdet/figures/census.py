@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SETS = ("foreground", "background", "ignored")
 NAMED_CLASSES = 24  # more names than this cannot be read beside one another
+FEW_CLASSES = 10  # names and numbers of more stand upright
 
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
@@ -95,11 +96,12 @@ def _classes(axes: "Axes", data: "DataFrame") -> None:
     axes.grid(False, axis="x")
     if len(data) <= NAMED_CLASSES:
         axes.set_xticks(range(len(data)), data["name"].astype(str), fontsize=8, **_slanted(len(data)))
-        axes.bar_label(bars, [f"{count:,.0f}" for count in data["count"]], padding=1.5, fontsize=7)
+        upright = {"rotation": 90} if len(data) > FEW_CLASSES else {}  # side by side, many numbers would overlap
+        axes.bar_label(bars, [f"{count:,.0f}" for count in data["count"]], padding=1.5, fontsize=7, **upright)
     else:
         axes.set_xlabel(f"{len(data):,} classes, commonest first")
 
 
 def _slanted(count: int) -> dict[str, Any]:
     """Names of few classes slant from their bar to the lower left; many stand upright."""
-    return {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if count <= 10 else {"rotation": 90}
+    return {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if count <= FEW_CLASSES else {"rotation": 90}
