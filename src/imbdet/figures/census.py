@@ -96,8 +96,9 @@ def _classes(axes: "Axes", data: "DataFrame") -> None:
     axes.grid(False, axis="x")
     if len(data) <= NAMED_CLASSES:
         axes.set_xticks(range(len(data)), data["name"].astype(str), fontsize=8, **_slanted(len(data)))
-        upright = {"rotation": 90} if len(data) > FEW_CLASSES else {}  # side by side, many numbers would overlap
-        axes.bar_label(bars, [f"{count:,.0f}" for count in data["count"]], padding=1.5, fontsize=7, **upright)
+        turned = 90 if len(data) > FEW_CLASSES else 0  # side by side, many numbers would overlap
+        numbers = [f"{count:,.0f}" for count in data["count"]]
+        axes.bar_label(bars, numbers, padding=1.5, fontsize=7, rotation=turned)
     else:
         axes.set_xlabel(f"{len(data):,} classes, commonest first")
 
