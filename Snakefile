@@ -22,6 +22,7 @@ network_threads = workflow.cores if gpu else 1
 
 wildcard_constraints:
     experiment="|".join(map(re.escape, pipeline.study.experiments)),
+    detector="|".join(map(re.escape, pipeline.study.detectors)),
 
 
 include: "workflow/rules/data.smk"

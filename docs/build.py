@@ -1,10 +1,13 @@
-"""Write the worked example of ``docs/metrics.md`` from a study's committed records: ``python docs/build.py``.
+"""Write the parts of the pages that come from elsewhere: ``python docs/build.py``.
 
-Every number of that section comes from ``evaluation.json`` and ``precision_recall.csv``; none is typed by hand.
+The worked example of ``docs/metrics.md`` comes from a study's committed records, ``evaluation.json`` and
+``precision_recall.csv``; no number of it is typed by hand. ``docs/methods.md`` comes from the methods' docstrings.
 """
 
+import ast
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from imbdet.layout import Layout
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "metrics.md"
+METHODS_PAGE = ROOT / "docs" / "methods.md"
+BLOCK = ("Paper", "Equations", "Official code", "Deviations", "Stages", "Recipe")
 BEGIN = "<!-- begin of the part that docs/build.py writes -->\n"
 END = "<!-- end of the part that docs/build.py writes -->\n"
 CURVES = {"0.5": "AP50", "0.75": "AP75", "0.9": "AP90", "mean": "AP"}
@@ -22,6 +27,7 @@ CURVES = {"0.5": "AP50", "0.75": "AP75", "0.9": "AP90", "mean": "AP"}
 
 def main() -> None:
     write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), ROOT))
+    write_text(METHODS_PAGE, methods_page(ROOT))
 
 
 def page(text: str, root: Path) -> str:
@@ -35,6 +41,34 @@ def page(text: str, root: Path) -> str:
         raise UserError(f"docs/metrics.md must hold the lines {BEGIN.strip()!r} and {END.strip()!r} once each")
     before, _, rest = text.partition(BEGIN)
     return before + BEGIN + "\n" + worked_example(record, curves) + "\n" + END + rest.partition(END)[2]
+
+
+def methods_page(root: Path) -> str:
+    """Return the page of all methods, made from the fixed block that each method's module docstring has."""
+    methods = {path.stem: block(path) for path in sorted((root / "src/imbdet/methods").glob("[a-z]*.py"))}
+    rows = [[f"[{name}](#{name})", entry["title"], entry["stages"]] for name, entry in methods.items()]
+    sections = [
+        f"## {name}\n\n{entry['title']}\n\n" + "".join(f"- **{key}.** {entry[key]}\n" for key in BLOCK)
+        for name, entry in methods.items()
+    ]
+    head = (
+        "# The methods\n\nEach is one file of [src/imbdet/methods](../src/imbdet/methods), and this page is made from "
+        "their docstrings by `python docs/build.py`. Where paper and code differ, a method has a `variant`.\n\n"
+    )
+    return head + _table(["method", "what it does", "stages"], rows) + "\n" + "\n".join(sections)
+
+
+def block(path: Path) -> dict[str, str]:
+    """Stages, title and fixed block of a method's file, each in one line. Raises UserError where a part is missing."""
+    code = path.read_text(encoding="utf-8")
+    text = ast.get_docstring(ast.parse(code)) or ""
+    parts = re.split(rf"^({'|'.join(BLOCK)})(?: from both)?: ", text, flags=re.MULTILINE)
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    missing = [key for key in BLOCK if key not in found]
+    if missing:
+        raise UserError(f"{path}: the module's docstring has no {', '.join(missing)}; see CONTRIBUTING.md")
+    stages = ", ".join(re.findall(r'"(\w+)"', re.findall(r"stages: .*frozenset\((.*)\)", code)[0]))
+    return {key: " ".join(value.split()) for key, value in {"title": parts[0], "stages": stages, **found}.items()}
 
 
 def worked_example(record: dict[str, Any], curves: list[dict[str, str]]) -> str:

@@ -11,11 +11,13 @@ from imbdet.layout import Layout
 # Command: the function behind it, and what its NAME is.
 COMMANDS = {
     "data": ("imbdet.data.prepare:prepare", None, "make or fetch the data set and check the study"),
-    "census": ("imbdet.evaluation.census:run", None, "count foreground, background and ignored anchors"),
+    "census": ("imbdet.evaluation.census:run", "detector", "count foreground, background and ignored anchors"),
     "train": ("imbdet.training.run:run", "experiment", "train one experiment, or resume it"),
     "detect": ("imbdet.evaluation.detect:run", "experiment", "detect on the val split with trained weights"),
     "evaluate": ("imbdet.evaluation.coco_ap:run", "experiment", "AP, AR and counts from the detections"),
     "loss-samples": ("imbdet.evaluation.loss_samples:run", "experiment", "sample logits for the cumulative loss"),
+    "inspect": ("imbdet.evaluation.inspection:run", "experiment", "how the method treats each candidate"),
+    "funnel": ("imbdet.evaluation.funnel:run", "experiment", "count candidates from anchors to RoI sample"),
     "examples": ("imbdet.evaluation.examples:run", None, "pick the images of the example figure"),
     "figure": ("imbdet.figures:run", "figure", "draw one figure or table with its data"),
 }

@@ -1,7 +1,7 @@
-"""Assigning ground truth to anchors, for all images of a batch at once and without waiting for the device."""
+"""Assigning ground truth to priors, for all images of a batch at once and without waiting for the device."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,21 +13,48 @@ LowQuality = Literal["argmax", "reassign", "off"]
 
 @dataclass(frozen=True)
 class Matches:
-    """What each of A anchors in each of B images was assigned.
+    """What each of A anchors in each of B images was assigned; of proposals, which differ by image, B is 1.
 
     gt_id: [B, A] int64, row of the batch's gt boxes of highest IoU (or the one forced on it); -1 in images without.
     iou: [B, A] fp32, IoU with that box; 0 in images without boxes.
     status: [B, A] int64, 1 foreground, 0 background, -1 ignored.
+    multiplicity: [B, A] fp32, how many boxes picked the anchor, where the rule lets several; 1 otherwise.
     """
 
     gt_id: Tensor
     iou: Tensor
     status: Tensor
+    multiplicity: Tensor
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The ground truth of a batch of B images in flat arrays.
+
+    boxes, labels, images: [G, 4] fp32 xyxy pixels, [G] int64 classes 0..K-1 and [G] int64 position in the batch.
+    ignore_boxes, ignore_images: [R, 4] and [R], regions to ignore.
+    num_images: B.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    images: Tensor
+    ignore_boxes: Tensor
+    ignore_images: Tensor
+    num_images: int
+
+
+class Assigner(Protocol):
+    """Matches anchors that are the same for every image with the ground truth of each."""
+
+    def __call__(self, anchors: Tensor, truth: Truth) -> Matches:
+        """``anchors``: [A, 4] fp32 xyxy pixels."""
+        ...
 
 
 @dataclass(frozen=True)
 class MaxIoUAssigner:
-    """The assignment of the RetinaNet paper (section 4.1) and of RPN.
+    """The assignment of the RetinaNet paper (section 4.1), of RPN and of Fast R-CNN's head.
 
     An anchor is foreground at an IoU of at least ``foreground_iou`` with some box of its image, background below
     ``background_iou``, ignored between. ``low_quality`` says what the best anchors of a box get when their IoU is
@@ -43,42 +70,39 @@ class MaxIoUAssigner:
     low_quality: LowQuality
     low_quality_iou: float = 0.0
 
-    def __call__(
-        self,
-        anchors: Tensor,
-        gt_boxes: Tensor,
-        gt_images: Tensor,
-        ignore_boxes: Tensor,
-        ignore_images: Tensor,
-        num_images: int,
-    ) -> Matches:
-        """Match.
+    def __call__(self, anchors: Tensor, truth: Truth) -> Matches:
+        """Match [A, 4] fp32 xyxy anchors, the same for every image: [B, A]."""
+        overlaps = box_iou(truth.boxes, anchors)
+        return self._match(overlaps, truth.images, truth.num_images, covered(anchors, truth))
 
-        Args:
-            anchors: [A, 4] fp32 xyxy pixels, the same for every image.
-            gt_boxes, gt_images: [G, 4] fp32 xyxy pixels and [G] int64 position of their image.
-            ignore_boxes, ignore_images: [R, 4] and [R], regions to ignore.
-            num_images: B.
-        """
-        overlaps = box_iou(gt_boxes, anchors)
+    def match_proposals(self, proposals: Tensor, images: Tensor, truth: Truth) -> Matches:
+        """Match [P, 4] fp32 xyxy proposals of the images [P] int64: [1, P]."""
+        # A box of another image overlaps nothing here, not even by 0.
+        overlaps = torch.where(truth.images[:, None] == images, box_iou(truth.boxes, proposals), -1.0)
+        crowded = covered(proposals, truth).gather(0, images[None])
+        return self._match(overlaps, torch.zeros_like(truth.images), 1, crowded)
+
+    def _match(self, overlaps: Tensor, gt_images: Tensor, num_images: int, crowded: Tensor) -> Matches:
+        """[G, A] overlaps, [G] images of the boxes and [B, A] whether a region to ignore covers the prior."""
+        gts = len(overlaps)
         iou = _max_by_image(overlaps, gt_images, num_images, 0.0)
-        ids = torch.arange(len(gt_boxes), device=anchors.device)[:, None]
+        ids = torch.arange(gts, device=overlaps.device)[:, None]
         # Of equal overlaps the first box wins, as argmax does: the largest of the negated ids.
-        first = torch.where(overlaps == iou[gt_images], -ids, -len(gt_boxes))
-        gt_id = -_max_by_image(first, gt_images, num_images, -len(gt_boxes))
-        gt_id = torch.where(gt_id < len(gt_boxes), gt_id, -1)
+        first = torch.where(overlaps == iou[gt_images], -ids, -gts)
+        gt_id = -_max_by_image(first, gt_images, num_images, -gts)
+        gt_id = torch.where(gt_id < gts, gt_id, -1)
         status = torch.where(iou < self.background_iou, BACKGROUND, IGNORED)
         status = torch.where(iou >= self.foreground_iou, FOREGROUND, status)
         if self.low_quality != "off":
-            best = overlaps.amax(dim=1, keepdim=True) if len(anchors) else overlaps
+            best = overlaps.amax(dim=1, keepdim=True) if overlaps.shape[1] else overlaps
             forces = (overlaps == best) & (best > 0) & (best >= self.low_quality_iou)
             forced = _max_by_image(torch.where(forces, ids, -1), gt_images, num_images, -1)
             status = torch.where(forced >= 0, FOREGROUND, status)
             if self.low_quality == "reassign":
                 gt_id = torch.where(forced >= 0, forced, gt_id)
-                iou = torch.where(forced >= 0, overlaps.gather(0, gt_id.clamp(min=0)), iou) if len(gt_boxes) else iou
-        crowded = _covered(anchors, ignore_boxes, ignore_images, num_images)
-        return Matches(gt_id, iou, torch.where(crowded & (status == BACKGROUND), IGNORED, status))
+                iou = torch.where(forced >= 0, overlaps.gather(0, gt_id.clamp(min=0)), iou) if gts else iou
+        status = torch.where(crowded & (status == BACKGROUND), IGNORED, status)
+        return Matches(gt_id, iou, status, torch.ones_like(iou))
 
 
 def _max_by_image(values: Tensor, images: Tensor, num_images: int, empty: float) -> Tensor:
@@ -87,10 +111,11 @@ def _max_by_image(values: Tensor, images: Tensor, num_images: int, empty: float)
     return out.scatter_reduce(0, images[:, None].expand_as(values), values, "amax")
 
 
-def _covered(anchors: Tensor, regions: Tensor, images: Tensor, num_images: int) -> Tensor:
-    """[B, A] bool: more than half of the anchor's area lies in one of the image's regions."""
-    low = torch.maximum(regions[:, None, :2], anchors[:, :2])
-    high = torch.minimum(regions[:, None, 2:], anchors[:, 2:])
+def covered(priors: Tensor, truth: Truth) -> Tensor:
+    """[A, 4] priors to [B, A] bool: more than half of the prior's area lies in one of the image's regions to ignore."""
+    regions = truth.ignore_boxes
+    low = torch.maximum(regions[:, None, :2], priors[:, :2])
+    high = torch.minimum(regions[:, None, 2:], priors[:, 2:])
     inside = (high - low).clamp(min=0).prod(dim=2)
-    share = inside / (anchors[:, 2:] - anchors[:, :2]).prod(dim=1)
-    return _max_by_image(share, images, num_images, 0.0) > 0.5
+    share = inside / (priors[:, 2:] - priors[:, :2]).prod(dim=1)
+    return _max_by_image(share, truth.ignore_images, truth.num_images, 0.0) > 0.5

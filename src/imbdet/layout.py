@@ -42,15 +42,18 @@ class Layout:
         """Source, counts and hashes of the data set."""
         return self.results / "data.json"
 
-    @property
-    def census(self) -> Path:
+    def census(self, detector: str) -> Path:
         """Foreground, background and ignored anchors by level, and boxes by class."""
-        return self.results / "census.json"
+        return self.results / f"census-{detector}.json"
+
+    def structure(self, detector: str) -> Path:
+        """A detector as built: levels, strides, shapes, anchors."""
+        return self.results / f"structure-{detector}.json"
 
     @property
-    def structure(self) -> Path:
-        """The detector as built: levels, strides, shapes, anchors."""
-        return self.results / "detector.json"
+    def funnel(self) -> Path:
+        """Foreground and background from the anchors to the RoI head's sample, of a trained two-stage detector."""
+        return self.results / "funnel.json"
 
     @property
     def examples(self) -> Path:
@@ -76,6 +79,18 @@ class Layout:
     def cumulative_loss(self, experiment: str) -> Path:
         """Cumulative normalised focal loss by gamma, foreground and background (CSV)."""
         return self.results / experiment / "cumulative_loss.csv"
+
+    def candidates(self, experiment: str) -> Path:
+        """How the method treats each of a sample of candidates (CSV)."""
+        return self.results / experiment / "candidates.csv"
+
+    def method_loss(self, experiment: str) -> Path:
+        """Cumulative normalised loss of the method itself, foreground and background (CSV)."""
+        return self.results / experiment / "method_loss.csv"
+
+    def gradient_shares(self, experiment: str) -> Path:
+        """Shares of the gradient by set of logits and difficulty (CSV)."""
+        return self.results / experiment / "gradient_shares.csv"
 
     # Large outputs, in DVC's cache
     def weights(self, experiment: str) -> Path:

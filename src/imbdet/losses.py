@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imbdet.heads import Activation
+
 # Logits of a block of the eager path on a CPU: PyTorch runs an operation on fewer than 32,768 elements in one thread,
 # without the barriers that on a busy machine cost more than a second thread gains, and the block stays in cache.
 BLOCK_ELEMENTS = 1 << 15
@@ -158,6 +160,44 @@ def sum_over_classes(
     """
     result: Tensor = _SumOverClasses.apply(logits, label, loss, alpha, compiled)
     return result
+
+
+@dataclass(frozen=True)
+class ClassificationLoss:
+    """What each candidate's logits cost, summed over its classes: sigmoid columns or softmax.
+
+    activation: "softmax" is the cross entropy of K + 1 columns, the background's last; it takes neither another loss
+        nor alpha.
+    margin: the loss of each sigmoid column.
+    alpha: weight of target columns, 1 - alpha of the others; None for none.
+
+    Raises ValueError for softmax with another loss or with alpha.
+    """
+
+    activation: Activation
+    margin: MarginLoss
+    alpha: float | None
+
+    def __post_init__(self) -> None:
+        if self.activation == "softmax" and (self.margin not in (CrossEntropy(), Focal(0.0)) or self.alpha is not None):
+            raise ValueError(
+                f"a softmax head has plain cross entropy (alpha null, gamma 0), got alpha {self.alpha}, {self.margin}"
+            )
+
+    def __call__(self, logits: Tensor, label: Tensor, compiled: bool = False) -> Tensor:
+        """[N, C] logits and [N] labels (0..K-1, background K, ignored -1) to [N] losses, 0 where ignored."""
+        if self.activation == "sigmoid":
+            return sum_over_classes(self.margin, logits, label, self.alpha, compiled)
+        return softmax_cross_entropy(logits, label)
+
+
+def softmax_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """[N, K + 1] logits, the background's last, and [N] labels to [N] cross entropies in fp32 (fp64 kept).
+
+    Rows with label -1 cost nothing and get no gradient, whatever they hold.
+    """
+    kept = torch.where((label >= 0)[:, None], _promote(logits), 0.0)  # NaN times a gradient of 0 would be NaN
+    return F.cross_entropy(kept, label, ignore_index=-1, reduction="none")
 
 
 def smooth_l1(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:

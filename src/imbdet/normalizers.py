@@ -6,12 +6,12 @@ Under torch.distributed each divisor makes the mean of the processes' gradients 
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from imbdet.distributed import processes, total
 from imbdet.samples import Samples
 
-NormalizerName = Literal["per_image", "batch", "ema"]
+NormalizerName = Literal["per_image", "batch", "ema", "sampled"]
 
 
 class PerImage(nn.Module):
@@ -29,7 +29,18 @@ class Batch(nn.Module):
 
     def forward(self, samples: Samples) -> Tensor:
         """Return a scalar divisor."""
-        return _foreground(samples) / _processes()
+        return _total(samples.foreground) / processes()
+
+
+class Sampled(nn.Module):
+    """Number of candidates that are not ignored, over all processes, at least 1.
+
+    The mean over the sample of RPN and of Fast R-CNN's head, for both losses (Ren et al. 2015, equation 1).
+    """
+
+    def forward(self, samples: Samples) -> Tensor:
+        """Return a scalar divisor."""
+        return _total(samples.label >= 0) / processes()
 
 
 class EMA(nn.Module):
@@ -48,20 +59,13 @@ class EMA(nn.Module):
     def forward(self, samples: Samples) -> Tensor:
         """Return a scalar divisor; training updates it first."""
         if self.training:
-            self.mean.lerp_(_foreground(samples), 1 - self.momentum)
-        return self.mean / _processes()
+            self.mean.lerp_(_total(samples.foreground).to(self.mean.dtype), 1 - self.momentum)
+        return self.mean / processes()
 
 
-def _foreground(samples: Samples) -> Tensor:
-    """Foreground count over all processes, at least 1."""
-    count = samples.foreground.sum().float()
-    if _processes() > 1:
-        dist.all_reduce(count)
-    return count.clamp(min=1)
+def _total(rows: Tensor) -> Tensor:
+    """Number of true rows over all processes, at least 1."""
+    return total(rows.sum().float()).clamp(min=1)
 
 
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-NORMALIZERS: dict[str, type[nn.Module]] = {"per_image": PerImage, "batch": Batch, "ema": EMA}
+NORMALIZERS: dict[str, type[nn.Module]] = {"per_image": PerImage, "batch": Batch, "ema": EMA, "sampled": Sampled}

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from imbdet import figures
-from imbdet.config import load_study
+from imbdet.config import load_study, method_modules
 from imbdet.errors import UserError
 from imbdet.files import write_text
 from imbdet.layout import Layout
@@ -27,6 +27,7 @@ from imbdet.sources import sources
 
 DEFAULT_STUDY = Path("config/demo.yaml")
 IN_GIT = ("results", "paper_figures")
+NETWORK = ("detectors.{detector}", "experiments.{experiment}.detector", "experiments.{experiment}.methods")
 INFERENCE = ("batch_size", "score_threshold", "nms_iou", "candidates_per_level", "detections_per_image")
 
 
@@ -34,34 +35,28 @@ INFERENCE = ("batch_size", "score_threshold", "nms_iou", "candidates_per_level",
 class Rule:
     """A Snakemake rule: its file in workflow/rules, and what its results depend on besides its input files.
 
-    ``modules`` hold its code. ``keys`` of the study's file are dotted. In both, ``{name}`` is the experiment or figure
-    and ``{method}`` the experiment's method, so that a change of one method's file concerns its experiments alone. A
-    step of the whole study that builds the detector, as the census does, takes the first experiment.
-    ``tables`` is a pattern of files that the code reads beside itself.
+    ``modules`` hold its code; where ``methods``, those of the experiment are added, so that a change of one method's
+    file concerns its experiments alone. ``keys`` of the study's file are dotted. In both, ``{name}`` is the experiment,
+    detector or figure, ``{experiment}`` the experiment (of a census, the first with the detector), and ``{detector}``
+    its detector. ``tables`` is a pattern of files that the code reads beside itself.
     """
 
     file: str
     modules: tuple[str, ...]
     keys: tuple[str, ...]
+    methods: bool = False
     tables: str = ""
 
 
 RULES = {
     "data": Rule("data", ("imbdet.data.prepare",), ("data",)),
-    "census": Rule(
-        "data",
-        ("imbdet.evaluation.census", "imbdet.methods.{method}"),
-        ("detector", "experiments.{name}.method"),
-    ),
-    "train": Rule(
-        "train",
-        ("imbdet.training.run", "imbdet.methods.{method}"),
-        ("seed", "data", "detector", "train", "experiments.{name}.method"),
-    ),
+    "census": Rule("data", ("imbdet.evaluation.census",), NETWORK, methods=True),
+    "train": Rule("train", ("imbdet.training.run",), ("seed", "data", "train", *NETWORK), methods=True),
     "detect": Rule(
         "evaluate",
-        ("imbdet.evaluation.detect", "imbdet.methods.{method}"),
-        ("detector", *(f"evaluate.{key}" for key in INFERENCE), "experiments.{name}.method"),
+        ("imbdet.evaluation.detect",),
+        ("seed", *(f"evaluate.{key}" for key in INFERENCE), *NETWORK),
+        methods=True,
     ),
     "evaluate": Rule(
         "evaluate",
@@ -70,9 +65,17 @@ RULES = {
     ),
     "loss_samples": Rule(
         "evaluate",
-        ("imbdet.evaluation.loss_samples", "imbdet.methods.{method}"),
-        ("seed", "detector", "evaluate.batch_size", "loss_samples", "experiments.{name}.method"),
+        ("imbdet.evaluation.loss_samples",),
+        ("seed", "evaluate.batch_size", "loss_samples", *NETWORK),
+        methods=True,
     ),
+    "inspect": Rule(
+        "evaluate",
+        ("imbdet.evaluation.inspection",),
+        ("seed", "evaluate.batch_size", *NETWORK),
+        methods=True,
+    ),
+    "funnel": Rule("evaluate", ("imbdet.evaluation.funnel",), ("seed", *NETWORK), methods=True),
     "examples": Rule(
         "evaluate",
         ("imbdet.evaluation.examples",),
@@ -160,18 +163,24 @@ class Pipeline:
 
     def code(self, rule: str, name: str = "") -> list[Path]:
         """Files of the step's code: a change of any makes its results stale."""
-        modules = [self._fill(module, name) for module in RULES[rule].modules]
+        modules = [module.format(name=name) for module in RULES[rule].modules]
+        if RULES[rule].methods:
+            modules += method_modules(self.study, self._experiment(rule, name))
         tables = Path().glob(RULES[rule].tables) if RULES[rule].tables else []
         return [*sources(*modules), *sorted(tables)]
 
     def keys(self, rule: str, name: str = "") -> list[tuple[str, ...]]:
         """Paths of the study's keys whose change makes a step's results stale; a name may itself contain dots."""
-        return [tuple(self._fill(part, name) for part in key.split(".")) for key in RULES[rule].keys]
+        experiment = self._experiment(rule, name)
+        names = {"name": name, "experiment": experiment, "detector": self.study.experiments[experiment].detector}
+        return [tuple(part.format(**names) for part in key.split(".")) for key in RULES[rule].keys]
 
-    def _fill(self, template: str, name: str) -> str:
-        name = name or next(iter(self.study.experiments))
-        experiment = self.study.experiments.get(name)
-        return template.format(name=name, method=experiment.method["name"] if experiment else "")
+    def _experiment(self, rule: str, name: str) -> str:
+        """The experiment of a step: of a census the first with the detector, of a step of the whole study the first."""
+        experiments = self.study.experiments
+        if rule == "census":
+            return next(known for known, chosen in experiments.items() if chosen.detector == name)
+        return name if name in experiments else next(iter(experiments))
 
     def settings(self, rule: str, name: str = "") -> str:
         """The values at :meth:`keys` as canonical JSON, for Snakemake to compare."""
@@ -183,13 +192,18 @@ class Pipeline:
         at, report = self.layout, self.study.report
         train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
         yield Step("data", "", [], [train, val, manifest])
-        yield Step("census", "", [train, manifest], [at.census, at.structure])
+        for name in self.study.detectors:
+            yield Step("census", name, [train, manifest], [at.census(name), at.structure(name)])
         for name in self.study.experiments:
             outputs = [at.weights(name), at.training(name), at.loss_curve(name)]
             yield Step("train", name, [train, manifest], outputs)
             yield Step("detect", name, [at.weights(name), val, manifest], [at.detections(name)])
             outputs = [at.evaluation(name), at.precision_recall(name)]
             yield Step("evaluate", name, [at.detections(name), val], outputs)
+            outputs = [at.candidates(name), at.method_loss(name), at.gradient_shares(name)]
+            yield Step("inspect", name, [at.weights(name), val, manifest], outputs)
+        for name in report.funnel:
+            yield Step("funnel", name, [at.weights(name), train, manifest], [at.funnel])
         name = report.cumulative_loss
         outputs = [at.logits(name), at.cumulative_loss(name)]
         yield Step("loss_samples", name, [at.weights(name), val, manifest], outputs)

@@ -1,43 +1,56 @@
 """``Samples``: every matched candidate of a batch, in the one form that detectors fill and methods read."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from imbdet.geometry import paired_iou
+
 if TYPE_CHECKING:  # detectors build on methods, which build on this module
     from imbdet.assigners import Matches
-    from imbdet.detectors.boxes import BoxCoder
+    from imbdet.geometry import BoxCoder
 
 Stage = Literal["dense", "rpn", "roi"]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """N candidates (anchors or proposals) of a whole batch; N never depends on the ground truth.
+class Kept:
+    """The candidates that a sampler chose: a fixed number M of rows, so that nothing has to wait for the device.
 
-    Nothing is selected by a boolean index, which would wait for the device: methods mask with ``where``, and never
-    multiply by 0, because 0 * NaN is NaN.
+    index: [M] int64 rows. valid: [M] bool, false where there was nothing left to choose; the row is ignored then.
+    weight: [M] fp32, what the rows' losses are multiplied by.
+    """
 
-    logits: [N, K] class logits.
-    deltas: [N, 4] encoded box offsets.
+    index: Tensor
+    valid: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """N anchors or proposals of a whole batch, matched with the ground truth, before a head has seen them.
+
+    N never depends on the ground truth. Nothing is selected by a boolean index, which would wait for the device:
+    methods mask with ``where``, and never multiply by 0, because 0 * NaN is NaN.
+
     priors: [N, 4] fp32 xyxy pixels, also under autocast.
     label: [N] int64; 0..K-1 foreground, K background, -1 ignored.
     gt_id: [N] int64, row of ``gt_boxes``; -1 where none.
     image_id: [N] int64, position in the batch.
-    level: [N] int64, 0 for the finest feature level.
+    level: [N] int64, 0 for the finest feature level; 0 for proposals.
     prior_iou: [N] fp32, IoU of prior and its ground truth, 0 where the image has none.
-    weight: [N] fp32, 1 unless a sampler or an assigner says otherwise.
+    weight: [N] fp32, multiplies the row's losses; 1 unless a sampler says otherwise.
+    multiplicity: [N] fp32, how many boxes picked this candidate, where an assigner lets several; 1 otherwise.
     gt_boxes: [G, 4] fp32 xyxy pixels, all images of the batch.
     box_coder: encodes boxes relative to priors.
     num_classes, num_images: K and the number of images B.
-    stage: which head these candidates come from.
+    stage: which head these candidates are for. "rpn" has one class, object.
     """
 
-    logits: Tensor
-    deltas: Tensor
     priors: Tensor
     label: Tensor
     gt_id: Tensor
@@ -45,6 +58,7 @@ class Samples:
     level: Tensor
     prior_iou: Tensor
     weight: Tensor
+    multiplicity: Tensor
     gt_boxes: Tensor
     box_coder: "BoxCoder"
     num_classes: int
@@ -57,24 +71,82 @@ class Samples:
         return (self.label >= 0) & (self.label < self.num_classes)
 
     @cached_property
-    def delta_targets(self) -> Tensor:
-        """[N, 4] fp32 offsets of each foreground row's ground truth; 0 elsewhere."""
+    def own_gt_boxes(self) -> Tensor:
+        """[N, 4] each foreground row's ground truth, xyxy pixels; the prior itself elsewhere."""
         if not len(self.gt_boxes):
-            return torch.zeros_like(self.priors)
-        boxes = self.gt_boxes[self.gt_id.clamp(min=0)]
-        # The prior itself stands in where there is no ground truth, so that encoding it stays finite.
-        return self.box_coder.encode(torch.where(self.foreground[:, None], boxes, self.priors), self.priors)
+            return self.priors
+        return torch.where(self.foreground[:, None], self.gt_boxes[self.gt_id.clamp(min=0)], self.priors)
 
     @cached_property
+    def delta_targets(self) -> Tensor:
+        """[N, 4] fp32 offsets of each foreground row's ground truth; 0 elsewhere."""
+        return self.box_coder.encode(self.own_gt_boxes, self.priors)
+
+    def select(self, kept: Kept) -> "Candidates":
+        """The M rows that a sampler kept; those that are not valid are ignored."""
+        rows = {name: getattr(self, name)[kept.index] for name in ROW_FIELDS}
+        rows["label"] = torch.where(kept.valid, rows["label"], -1)
+        rows["weight"] = kept.weight
+        rest = {f.name: getattr(self, f.name) for f in fields(Candidates) if f.name not in ROW_FIELDS}
+        return Candidates(**rows, **rest)
+
+    def predicted(self, logits: Tensor, deltas: Tensor, generator: torch.Generator | None = None) -> "Samples":
+        """The same candidates with what a head says of them: [N, C] logits, [N, 1 or K, 4] offsets."""
+        known = {f.name: getattr(self, f.name) for f in fields(Candidates)}
+        return Samples(logits=logits, deltas=deltas, generator=generator, **known)
+
+
+def _with_gradient(compute: "Callable[[Samples], Tensor]") -> "cached_property[Tensor]":
+    """A cached property that keeps its gradient, also where whoever asks first does so without."""
+    return cached_property(torch.enable_grad()(compute))
+
+
+ROW_FIELDS = ("priors", "label", "gt_id", "image_id", "level", "prior_iou", "weight", "multiplicity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples(Candidates):
+    """Candidates with their predictions: all that a method reads.
+
+    logits: [N, C] class logits; C is what the method's :class:`imbdet.heads.HeadSpec` asked for.
+    deltas: [N, 1, 4] encoded box offsets, or [N, K, 4], a row for each class.
+    generator: for methods that draw at random; a function of the run's seed, the step and the process.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    generator: torch.Generator | None = None
+
+    @_with_gradient
     def foreground_deltas(self) -> Tensor:
-        """[N, 4] predicted offsets in fp32 (fp64 kept); 0 without gradient where not foreground."""
-        deltas = self.deltas if self.deltas.dtype == torch.float64 else self.deltas.float()
-        return torch.where(self.foreground[:, None], deltas, 0.0)
+        """[N, 4] predicted offsets of the row's class in fp32 (fp64 kept); 0 without gradient where not foreground."""
+        if self.deltas.shape[1] == 1:
+            own = self.deltas[:, 0]
+        else:
+            index = self.label.clamp(0, self.num_classes - 1)[:, None, None].expand(-1, 1, 4)
+            own = self.deltas.gather(1, index)[:, 0]
+        own = own if own.dtype == torch.float64 else own.float()
+        return torch.where(self.foreground[:, None], own, 0.0)
+
+    @_with_gradient
+    def target_logits(self) -> Tensor:
+        """[N] logits of each foreground row's class in fp32 (fp64 kept); 0 without gradient elsewhere."""
+        own = self.logits.gather(1, self.label.clamp(0, self.num_classes - 1)[:, None])[:, 0]
+        own = own if own.dtype == torch.float64 else own.float()
+        return torch.where(self.foreground, own, 0.0)
+
+    @_with_gradient
+    def predicted_boxes(self) -> Tensor:
+        """[N, 4] xyxy pixels of the foreground rows' predicted boxes, with gradient; the prior elsewhere."""
+        return self.box_coder.decode(self.foreground_deltas, self.priors)
+
+    @cached_property
+    def predicted_iou(self) -> Tensor:
+        """[N] IoU of predicted box and ground truth without gradient; 0 where not foreground."""
+        return torch.where(self.foreground, paired_iou(self.predicted_boxes.detach(), self.own_gt_boxes), 0.0)
 
 
-def dense_samples(
-    logits: Tensor,
-    deltas: Tensor,
+def dense_candidates(
     anchors: Tensor,
     levels: Tensor,
     matches: "Matches",
@@ -82,25 +154,21 @@ def dense_samples(
     gt_labels: Tensor,
     box_coder: "BoxCoder",
     num_classes: int,
-) -> Samples:
-    """Every anchor of every image as a candidate.
+    stage: Stage,
+) -> Candidates:
+    """Every anchor of every image as a candidate, images one after the other.
 
     Args:
-        logits, deltas: [B, A, K] and [B, A, 4].
         anchors, levels: [A, 4] fp32 xyxy pixels and [A] int64, the same for every image.
         matches: of the B x A anchors with the ground truth.
         gt_boxes, gt_labels: [G, 4] fp32 xyxy pixels and [G] int64, 0..K-1.
-        box_coder: what ``deltas`` mean.
+        box_coder: what the head's offsets mean.
         num_classes: K.
+        stage: "dense" or "rpn".
     """
-    images = len(logits)
-    # One more label for anchors without any ground truth, which gt_id -1 picks.
-    labels = torch.cat([gt_labels, gt_labels.new_full((1,), num_classes)])
-    label = torch.where(matches.status == 1, labels[matches.gt_id], num_classes)
-    label = torch.where(matches.status == -1, -1, label)
-    return Samples(
-        logits=logits.flatten(0, 1),
-        deltas=deltas.flatten(0, 1),
+    images = len(matches.status)
+    label = labels_of(matches, gt_labels, num_classes)
+    return Candidates(
         priors=anchors.expand(images, -1, -1).reshape(-1, 4),
         label=label.flatten(),
         gt_id=matches.gt_id.flatten(),
@@ -108,9 +176,18 @@ def dense_samples(
         level=levels.expand(images, -1).flatten(),
         prior_iou=matches.iou.flatten(),
         weight=torch.ones_like(matches.iou).flatten(),
+        multiplicity=matches.multiplicity.flatten(),
         gt_boxes=gt_boxes,
         box_coder=box_coder,
         num_classes=num_classes,
         num_images=images,
-        stage="dense",
+        stage=stage,
     )
+
+
+def labels_of(matches: "Matches", gt_labels: Tensor, num_classes: int) -> Tensor:
+    """Labels of matched candidates, int64 in the shape of ``matches.status``: 0..K-1, background K, ignored -1."""
+    # One more label for anchors without any ground truth, which gt_id -1 picks.
+    labels = torch.cat([gt_labels, gt_labels.new_full((1,), num_classes)])
+    label = torch.where(matches.status == 1, labels[matches.gt_id], num_classes)
+    return torch.where(matches.status == -1, -1, label)

@@ -5,12 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
+from torchvision.ops import box_iou
 
 from imbdet.detectors.anchors import Anchors
-from imbdet.detectors.backbones import build_backbone, strides
-from imbdet.detectors.boxes import BoxCoder, clip
+from imbdet.detectors.backbones import build_backbone
 from imbdet.errors import UserError
+from imbdet.geometry import BoxCoder, clip, paired_iou
 from imbdet.heads import HeadSpec
+from imbdet.settings import FasterRCNN, RetinaNet
 
 WEIGHTS = st.sampled_from([(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
 
@@ -56,6 +58,27 @@ def test_clipping_keeps_boxes_inside_height_and_width():
     box = torch.tensor([[-5.0, -5.0, 300.0, 300.0], [10.0, 20.0, 30.0, 40.0]])
     clipped = clip(box, torch.tensor([100, 200]))
     assert clipped.tolist() == [[0, 0, 200, 100], [10, 20, 30, 40]]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 1000), st.sampled_from([torch.float32, torch.float64]))
+def test_iou_of_pairs_is_the_diagonal_of_iou_of_all(seed, dtype):
+    """Corners on a coarse grid, so that boxes touch, coincide and have no area; there torchvision has 0 / 0."""
+    corners = torch.randint(0, 5, (2, 30, 2, 2), generator=torch.Generator().manual_seed(seed)).sort(2).values
+    one, other = corners.flatten(2).to(dtype)
+    iou = paired_iou(one, other)
+    assert iou.dtype == dtype
+    assert_close(iou, box_iou(one, other).diagonal().nan_to_num(0.0))
+    assert_close(paired_iou(one.view(5, 6, 4), other.view(5, 6, 4)), iou.view(5, 6))
+
+
+def test_iou_of_pairs_of_boxes_of_no_area_is_0_with_a_finite_gradient():
+    point, box = torch.tensor([5.0, 5.0, 5.0, 5.0]), torch.tensor([0.0, 0.0, 10.0, 10.0])
+    boxes = torch.stack([point, point, box]).requires_grad_()
+    iou = paired_iou(boxes, torch.stack([point, box, point]))
+    iou.sum().backward()
+    assert iou.tolist() == [0, 0, 0]
+    assert boxes.grad.isfinite().all()
 
 
 def make_anchors():
@@ -111,13 +134,22 @@ def test_anchors_refuse_what_they_cannot_cover():
         Anchors([[8.0], [16.0, 20.0], [32.0]], [1.0], (8, 16, 32))
 
 
-@pytest.mark.parametrize("p6_source", ["c5", "p5", "none"])
-def test_backbone_levels_have_their_strides_and_width(p6_source):
-    backbone = build_backbone("tiny", pretrained=False, fpn_channels=8, p6_source=p6_source).eval()
+PYRAMIDS = [
+    (RetinaNet, "c5", 3),
+    (RetinaNet, "p5", 3),
+    (RetinaNet, "none", 3),
+    (FasterRCNN, "pool", 2),
+    (FasterRCNN, "none", 2),
+]
+
+
+@pytest.mark.parametrize(("detector", "p6_source", "lowest"), PYRAMIDS)
+def test_backbone_levels_have_their_strides_and_width(detector, p6_source, lowest):
+    backbone = build_backbone("tiny", False, fpn_channels=8, p6_source=p6_source, lowest=lowest).eval()
     with torch.no_grad():
         levels = backbone(torch.zeros(1, 3, 128, 256)).values()
-    expected = [(1, 8, 128 // s, 256 // s) for s in strides(p6_source)]
-    assert [tuple(level.shape) for level in levels] == expected
+    strides = detector.model_construct(p6_source=p6_source).strides
+    assert [tuple(level.shape) for level in levels] == [(1, 8, 128 // s, 256 // s) for s in strides]
 
 
 def test_p6_reads_what_it_is_told_also_at_equal_widths():
@@ -134,8 +166,36 @@ def test_unknown_backbones_are_refused_with_the_nearest():
 
 
 def test_the_prior_bias_gives_the_prior_probability():
-    head = HeadSpec(0.01)
+    head = HeadSpec("sigmoid", 0.01)
     assert head.bias == pytest.approx(-4.59511985)
     for prior in (1e-3, 0.01, 0.5, 0.9):
-        assert HeadSpec(prior).scores(torch.tensor([HeadSpec(prior).bias])).item() == pytest.approx(prior)
-    assert head.scores(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32
+        head = HeadSpec("sigmoid", prior)
+        assert head.scores(torch.tensor([head.bias])).item() == pytest.approx(prior)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_without_a_prior_the_bias_is_0(activation):
+    assert HeadSpec(activation, None).bias == 0
+
+
+def test_softmax_has_a_column_for_the_background_and_no_score_of_it():
+    sigmoid, softmax = HeadSpec("sigmoid", None), HeadSpec("softmax", None)
+    assert (sigmoid.columns(3), softmax.columns(3)) == (3, 4)
+    logits = torch.log(torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]))
+    assert_close(softmax.scores(logits), torch.tensor([[[0.1, 0.2, 0.3]]]))
+    assert_close(sigmoid.scores(logits), torch.tensor([[[1 / 2, 2 / 3, 3 / 4, 4 / 5]]]))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_scores_are_in_fp32_and_fp64_is_kept(activation):
+    head = HeadSpec(activation, None)
+    half = torch.tensor([[3.0, -1.0, 0.5]], dtype=torch.bfloat16)
+    assert_close(head.scores(half), head.scores(half.float()), rtol=0, atol=0)
+    assert head.scores(half.double()).dtype == torch.float64
+
+
+def test_a_prior_is_refused_with_softmax():
+    with pytest.raises(
+        ValueError, match=r"^prior_prob is for sigmoid heads, softmax starts with a bias of 0: got 0.01$"
+    ):
+        HeadSpec("softmax", 0.01)

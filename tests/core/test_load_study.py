@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from studies import DETECTOR, ROI, RPN, with_two_stages
 
-from imbdet.config import Cosine, MultiStep, load_study
+from imbdet.config import STAGES, load_study
 from imbdet.errors import UserError
+from imbdet.settings import Cosine, FasterRCNN, MultiStep, RetinaNet, Train
 from imbdet.training.optimizer import rate_factor
 
 TINY = Path(__file__).parents[1] / "pipeline" / "tiny.yaml"
@@ -20,7 +22,8 @@ def load_text(tmp_path, text):
 
 
 def load_changed(tmp_path, change):
-    raw = yaml.safe_load(TINY.read_text())
+    """The tiny study, with a second detector, after ``change(raw)``."""
+    raw = with_two_stages(yaml.safe_load(TINY.read_text()))
     change(raw)
     return load_text(tmp_path, yaml.safe_dump(raw, sort_keys=False))
 
@@ -48,8 +51,33 @@ def without(path):
 def test_a_study_has_its_files_name_and_values(tmp_path):
     study = load_changed(tmp_path, set_at(["train", "steps"], 77))
     assert (study.name, study.train.steps) == ("mine", 77)
-    assert list(study.experiments) == list(load_study(TINY).experiments)
+    assert list(study.experiments) == [*load_study(TINY).experiments, "two-stage"]
     assert study.experiment("ce").label == "CE"
+
+
+def test_an_experiment_has_its_detector_and_the_methods_of_its_stages(tmp_path):
+    study = load_changed(tmp_path, lambda raw: None)
+    assert study.detector("ce") is study.detectors["retinanet"]
+    assert study.detector("two-stage") is study.detectors["faster_rcnn"]
+    assert isinstance(study.detector("ce"), RetinaNet)
+    assert isinstance(study.detector("two-stage"), FasterRCNN)
+    assert study.experiment("two-stage").methods == {"rpn": RPN, "roi": ROI}
+    assert list(study.experiment("two-stage").methods) == ["rpn", "roi"]
+
+
+def test_an_experiments_method_is_that_of_its_last_stage(tmp_path):
+    study = load_changed(tmp_path, lambda raw: None)
+    assert study.experiment("ce").method == study.experiment("ce").methods["dense"]
+    assert study.experiment("two-stage").method == ROI
+
+
+def test_a_detector_may_be_trained_in_its_own_way(tmp_path):
+    """Values of ``train`` that it has instead; a section such as the optimizer is replaced as a whole."""
+    own = {"steps": 5, "optimizer": {"name": "adamw", "lr": 0.5, "weight_decay": 0.0}}
+    study = load_changed(tmp_path, set_at(["detectors", "faster_rcnn", "train"], own))
+    assert study.training("ce") == study.train
+    assert study.training("two-stage") == Train.model_validate(study.train.model_dump() | own)
+    assert (study.training("two-stage").steps, study.train.steps) == (5, 8)
 
 
 UNKNOWN = {
@@ -58,9 +86,15 @@ UNKNOWN = {
     ("data", "image_sizes"): "image_size",
     ("train", "optimizer", "momentun"): "momentum",
     ("train", "schedule", "warmup_step"): "warmup_steps",
-    ("detector", "assigner", "foreground_ious"): "foreground_iou",
-    ("detector", "anchors", "ratio"): "ratios",
+    ("detector",): "detectors",
+    ("detectors", "retinanet", "assigner", "foreground_ious"): "foreground_iou",
+    ("detectors", "retinanet", "crowds"): "crowd",
+    ("detectors", "retinanet", "anchors", "ratio"): "ratios",
+    ("detectors", "faster_rcnn", "rpn", "sample"): "sampled",
+    ("detectors", "faster_rcnn", "rpn", "training", "keep"): "kept",
+    ("detectors", "faster_rcnn", "roi", "pool_sizes"): "pool_size",
     ("experiments", "ce", "labels"): "label",
+    ("experiments", "ce", "method"): "methods",
     ("report", "gama"): "gamma",
 }
 
@@ -69,8 +103,7 @@ UNKNOWN = {
 def test_unknown_keys_are_refused_with_the_nearest(tmp_path, path, meant):
     with pytest.raises(UserError) as error:
         load_changed(tmp_path, set_at(path, 1))
-    assert "mine.yaml: unknown key" in str(error.value)
-    assert path[-1] in str(error.value)
+    assert f"mine.yaml: unknown key '{'.'.join(path)}'" in str(error.value)
     assert f"did you mean {meant!r}" in str(error.value)
 
 
@@ -79,23 +112,90 @@ REFUSED = {
     "out of range": (set_at(["evaluate", "nms_iou"], 1.5), r"mine.yaml: evaluate.nms_iou is 1.5: .*less than or equal"),
     "infinite": (set_at(["train", "optimizer", "lr"], float("inf")), r"train.optimizer.*lr is inf: .*finite number"),
     "missing": (without(["seed"]), r"mine.yaml: key 'seed' is missing"),
-    "missing deeper": (without(["detector", "backbone"]), r"mine.yaml: key 'detector.backbone' is missing"),
+    "missing deeper": (
+        without(["detectors", "retinanet", "backbone"]),
+        r"mine.yaml: key 'detectors.retinanet.backbone' is missing",
+    ),
     "no experiments": (set_at(["experiments"], {}), r"mine.yaml: experiments"),
+    "no detectors": (set_at(["detectors"], {}), r"mine.yaml: detectors: .*at least 1"),
     "unknown source": (set_at(["data", "source"], "shape"), r"mine.yaml: data: .*'shapes'"),
     "unknown optimizer": (set_at(["train", "optimizer", "name"], "adam"), r"mine.yaml: train.optimizer: .*'adamw'"),
+    "unknown kind of detector": (
+        set_at(["detectors", "retinanet", "name"], "retina"),
+        r"mine.yaml: detectors.retinanet: .*'retinanet', 'faster_rcnn'",
+    ),
+    "unknown detector": (
+        set_at(["experiments", "ce", "detector"], "retinane"),
+        r"experiments.ce.detector names 'retinane'; did you mean 'retinanet'\? Known: faster_rcnn, retinanet$",
+    ),
+    "unused detector": (
+        set_at(["detectors", "second"], DETECTOR),
+        r"mine.yaml: detectors.second is the detector of no experiment; remove it or use it$",
+    ),
+    "unknown value of a detector's training": (
+        set_at(["detectors", "faster_rcnn", "train"], {"step": 5}),
+        r"mine.yaml: detectors.faster_rcnn.train, which replaces values of train: step: .*not permitted. "
+        r"Keys of train: steps, batch_size, ",
+    ),
+    "value out of range in a detector's training": (
+        set_at(["detectors", "retinanet", "train"], {"steps": 0, "flip": 2}),
+        r"detectors.retinanet.train, .*: steps: .*greater than or equal to 1; flip: .*less than or equal to 1. Keys",
+    ),
     "unknown method": (
-        set_at(["experiments", "ce", "method", "name"], "cross_entrpy"),
-        r"mine.yaml: experiments.ce: method name 'cross_entrpy' does not exist; did you mean 'cross_entropy'",
+        set_at(["experiments", "ce", "methods", "dense", "name"], "cross_entrpy"),
+        r"mine.yaml: experiments.ce: methods.dense: name 'cross_entrpy' does not exist; did you mean 'cross_entropy'",
+    ),
+    "unknown method of a second stage": (
+        set_at(["experiments", "two-stage", "methods", "roi", "name"], "focl"),
+        r"mine.yaml: experiments.two-stage: methods.roi: name 'focl' does not exist; did you mean 'focal'",
+    ),
+    "no method": (
+        without(["experiments", "ce", "methods", "dense", "name"]),
+        r"mine.yaml: experiments.ce: methods.dense: name None does not exist; .*Known: cross_entropy, ",
+    ),
+    "unknown stage": (
+        set_at(["experiments", "ce", "methods", "denes"], RPN),
+        r"mine.yaml: experiments.ce.methods.denes.*'denes': .*'dense', 'rpn' or 'roi'",
+    ),
+    "stages of another detector": (
+        set_at(["experiments", "ce", "methods"], {"rpn": RPN, "roi": ROI}),
+        r"mine.yaml: experiments.ce.methods has the stages rpn, roi; retinanet has dense, in this order$",
+    ),
+    "a stage without a method": (
+        without(["experiments", "two-stage", "methods", "rpn"]),
+        r"mine.yaml: experiments.two-stage.methods has the stages roi; faster_rcnn has rpn, roi, in this order$",
+    ),
+    "stages in another order": (
+        set_at(["experiments", "two-stage", "methods"], {"roi": ROI, "rpn": RPN}),
+        r"mine.yaml: experiments.two-stage.methods has the stages roi, rpn; faster_rcnn has rpn, roi, in this order$",
+    ),
+    "no stages": (
+        set_at(["experiments", "ce", "methods"], {}),
+        r"mine.yaml: experiments.ce.methods has the stages none; retinanet has dense, in this order$",
     ),
     "no such experiment": (
         set_at(["report", "precision_recall"], ["ce", "focal-g2"]),
         r"mine.yaml: report.precision_recall names 'focal-g2', not an experiment; did you mean 'focal-g2.0'",
     ),
-    "unsafe name": (set_at(["experiments", "a/b"], {"label": "x", "method": {"name": "focal"}}), r"a/b"),
+    "unsafe name": (
+        set_at(
+            ["experiments", "a/b"], {"label": "x", "detector": "retinanet", "methods": {"dense": {"name": "focal"}}}
+        ),
+        r"mine.yaml: experiments.a/b.*is 'a/b': .*pattern",
+    ),
+    "unsafe name of a detector": (set_at(["detectors", "a/b"], DETECTOR), r"mine.yaml: detectors.a/b.*is 'a/b'"),
     "reversed range": (set_at(["data", "objects"], [3, 1]), r"objects is \[smallest, largest\].*got \[3, 1\]"),
     "uneven anchors": (
-        set_at(["detector", "anchors", "sizes"], [[8, 12], [16], [32, 48], [64, 96], [128, 192]]),
-        r"detector.anchors: every level needs the same number of sizes",
+        set_at(["detectors", "retinanet", "anchors", "sizes"], [[8, 12], [16], [32, 48], [64, 96], [128, 192]]),
+        r"mine.yaml: detectors.retinanet.anchors: every level needs the same number of sizes",
+    ),
+    "too few anchors": (
+        set_at(["detectors", "retinanet", "anchors", "sizes"], [[8], [16], [32]]),
+        r"detectors.retinanet: the pyramid has the strides 8, 16, 32, 64, 128: anchors.sizes needs 5 lists, got 3$",
+    ),
+    "too many anchors": (
+        set_at(["detectors", "faster_rcnn", "p6_source"], "none"),
+        r"detectors.faster_rcnn: the pyramid has the strides 4, 8, 16, 32: anchors.sizes needs 4 lists, got 5$",
     ),
 }
 
@@ -115,6 +215,11 @@ def test_every_mistake_is_reported_at_once(tmp_path):
         load_changed(tmp_path, change)
     assert len(str(error.value).splitlines()) == 3
     assert all(word in str(error.value) for word in ("'sed'", "'seed' is missing", "train.steps is 0"))
+
+
+def test_every_kind_of_detector_has_stages():
+    kinds = {cls.model_fields["name"].annotation.__args__[0] for cls in (RetinaNet, FasterRCNN)}
+    assert STAGES.keys() == kinds
 
 
 TEXTS = {

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imbdet.assigners import BACKGROUND, FOREGROUND, IGNORED, MaxIoUAssigner
+from imbdet.assigners import BACKGROUND, FOREGROUND, IGNORED, MaxIoUAssigner, Truth
 
 RULES = ("argmax", "reassign", "off")
 
@@ -19,15 +19,22 @@ def grid(side=16, step=8, extent=64):
     return as_boxes([[x, y, x + side, y + side] for y in range(0, extent, step) for x in range(0, extent, step)])
 
 
+def flatten(lists):
+    """Lists of boxes, one list an image, as one tensor, and the image of each."""
+    images = torch.tensor([i for i, rows in enumerate(lists) for _ in rows], dtype=torch.int64)
+    return as_boxes([row for rows in lists for row in rows]), images
+
+
+def truth_of(boxes, regions):
+    """Lists of each image's boxes, all of class 0, and regions to ignore."""
+    flat, images = flatten(boxes)
+    return Truth(flat, torch.zeros_like(images), images, *flatten(regions), num_images=len(boxes))
+
+
 def assign(boxes, rule="argmax", anchors=None, regions=None, foreground_iou=0.5, background_iou=0.4, least=0.0):
     """Match lists of each image's boxes (and regions to ignore) with the anchors."""
-    regions = regions or [[] for _ in boxes]
-    images, region_images = (
-        torch.tensor([i for i, rows in enumerate(lists) for _ in rows], dtype=torch.int64) for lists in (boxes, regions)
-    )
-    flat, flat_regions = (as_boxes([row for rows in lists for row in rows]) for lists in (boxes, regions))
     assigner = MaxIoUAssigner(foreground_iou, background_iou, rule, least)
-    return assigner(grid() if anchors is None else anchors, flat, images, flat_regions, region_images, len(boxes))
+    return assigner(grid() if anchors is None else anchors, truth_of(boxes, regions or [[] for _ in boxes]))
 
 
 @st.composite
@@ -56,6 +63,33 @@ def test_a_batch_is_matched_as_its_images_are(boxes, regions, rule):
         shifted = torch.where(single.gt_id[0] >= 0, single.gt_id[0] + first, -1)
         assert torch.equal(batch.gt_id[i], shifted)
         first += len(rows)
+
+
+PROPOSALS = st.lists(st.lists(box(), max_size=6), min_size=4, max_size=4)
+
+
+@seeded
+@given(PROPOSALS, images_of_boxes(), images_of_boxes(), st.sampled_from(RULES), st.randoms(use_true_random=False))
+def test_proposals_are_matched_image_by_image(proposals, boxes, regions, rule, random):
+    """Whatever order the proposals of all images stand in, and whether an image has any, or any box."""
+    regions = (regions + [[] for _ in boxes])[: len(boxes)]
+    assigner, truth = MaxIoUAssigner(0.5, 0.4, rule), truth_of(boxes, regions)
+    flat, images = flatten(proposals[: len(boxes)])
+    order = torch.tensor(random.sample(range(len(flat)), len(flat)), dtype=torch.int64)
+    flat, images = flat[order], images[order]
+    together = assigner.match_proposals(flat, images, truth)
+    assert together.status.shape == (1, len(flat))
+    for i in range(len(boxes)):
+        of_image = images == i
+        alone = assigner(flat[of_image], truth)
+        for name in ("status", "iou", "gt_id", "multiplicity"):
+            assert torch.equal(getattr(together, name)[0, of_image], getattr(alone, name)[i]), name
+
+
+@seeded
+@given(images_of_boxes(), st.sampled_from(RULES))
+def test_one_of_several_boxes_picks_each_anchor(boxes, rule):
+    assert (assign(boxes, rule).multiplicity == 1).all()
 
 
 def slow_match(anchors, rows, rule):

@@ -10,14 +10,17 @@ import pytest
 import yaml
 from PIL import Image
 from range_server import Server
+from studies import merged
 
 from imbdet.config import Study, parse_study
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 TINY = Path(__file__).resolve().parents[1] / "pipeline" / "tiny.yaml"
+# A pyramid up to P5: images are padded to a multiple of 32 pixels.
+DETECTOR = {"p6_source": "none", "anchors": {"sizes": [[8], [16], [32]]}, "short_side": 48, "long_side": 64}
 SMALL = {
     "train": {"steps": 8, "batch_size": 4},
-    "detector": {"short_side": 48, "long_side": 64},
+    "detectors": {"retinanet": DETECTOR},
     "evaluate": {"batch_size": 2},
 }
 
@@ -48,12 +51,6 @@ def make_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, 
         return parse_study(merged(merged(raw, SMALL), changes), name="test", where="test.yaml")
 
     return make
-
-
-def merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A nested mapping with some of its values changed."""
-    nested = {key: merged(raw[key], value) for key, value in changes.items() if isinstance(value, dict)}
-    return raw | changes | nested
 
 
 @pytest.fixture

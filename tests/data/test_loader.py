@@ -1,8 +1,9 @@
 """Batches: functions of the seed and the step alone, whatever process reads them; boxes that stay on their pixels."""
 
 import random
+import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from studies import merged, with_two_stages
 
 from imbdet.config import Study
 from imbdet.data.batch import Batch
-from imbdet.data.loader import EvaluationBatches, Sample, TrainingBatches, collate
+from imbdet.data.loader import EvaluationBatches, Sample, Split, TrainingBatches, collate
 from imbdet.data.prepare import prepare
 from imbdet.data.transforms import decode, fitted_size, flip, resize
 from imbdet.errors import UserError
 from imbdet.layout import Layout
 
 MakeStudy = Callable[..., Study]
-STRIDE = 32
+EXPERIMENT = "ce"
 
 
 @pytest.fixture
@@ -41,11 +43,12 @@ Ready = Callable[..., tuple[Study, Layout]]
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Batch))
+    tensors = (f.name for f in fields(Batch) if f.name != "seed")
+    return a.seed == b.seed and all(torch.equal(getattr(a, name), getattr(b, name)) for name in tensors)
 
 
 def training(ready: Ready, *args: Any, start: int = 0, **changes: Any) -> list[Batch]:
-    return list(TrainingBatches(*ready(*args, **changes), STRIDE).iterate(start))
+    return list(TrainingBatches(*ready(*args, **changes), EXPERIMENT).iterate(start))
 
 
 def test_a_batch_is_a_function_of_seed_and_step(ready: Ready) -> None:
@@ -62,28 +65,52 @@ def test_workers_change_nothing(ready: Ready) -> None:
     alone, helped = training(ready), training(ready, train={"workers": 2})
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
     study, layout = ready(train={"workers": 2})
-    assert same(next(iter(EvaluationBatches(study, layout, "val", STRIDE))), next(iter(validation(ready))))
+    assert same(next(iter(EvaluationBatches(study, layout, EXPERIMENT, "val"))), next(iter(validation(ready))))
 
 
 def validation(ready: Ready, *args: Any, **changes: Any) -> EvaluationBatches:
-    return EvaluationBatches(*ready(*args, **changes), "val", STRIDE)
+    return EvaluationBatches(*ready(*args, **changes), EXPERIMENT, "val")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_global_generator_is_drawn_from(ready: Ready, workers: int) -> None:
     study, layout = ready(train={"workers": workers})
     before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
-    first = list(TrainingBatches(study, layout, STRIDE).iterate(5))
-    list(EvaluationBatches(study, layout, "val", STRIDE))
+    first = list(TrainingBatches(study, layout, EXPERIMENT).iterate(5))
+    list(EvaluationBatches(study, layout, EXPERIMENT, "val"))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), str(np.random.get_state())) == before[1:]  # noqa: NPY002
     torch.manual_seed(99)
-    assert all(same(a, b) for a, b in zip(first, TrainingBatches(study, layout, STRIDE).iterate(5), strict=True))
+    assert all(same(a, b) for a, b in zip(first, TrainingBatches(study, layout, EXPERIMENT).iterate(5), strict=True))
+
+
+def test_every_step_and_process_draws_from_a_seed_of_its_own(ready: Ready) -> None:
+    batches = training(ready)
+    seeds = {
+        *(batch.seed for batch in batches),
+        *(batch.seed for batch in training(ready, seed=2)),
+        *(batch.seed for batch in validation(ready)),
+        *(batch.seed for batch in TrainingBatches(*ready(), EXPERIMENT, 1, 2).iterate()),
+    }
+    assert len(seeds) == 3 * 8 + 3
+    assert all(0 <= seed < 2**63 for seed in seeds if seed is not None)
+    assert [batch.seed for batch in validation(ready)] == [batch.seed for batch in validation(ready)]
+    first, again, other = (batch.generator(torch.device("cpu")) for batch in (batches[0], batches[0], batches[1]))
+    drawn = [torch.rand(5, generator=generator) for generator in (first, again, other)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_batch_keeps_its_seed_wherever_it_goes() -> None:
+    batch = collate([no_boxes()], 8, seed=7)
+    assert batch.to("meta").seed == 7
+    assert batch.to("meta").images.device.type == "meta"
+    assert collate([no_boxes()], 8).generator(torch.device("cpu")) is None
 
 
 def test_every_epoch_holds_every_image_once_in_an_order_of_its_own(ready: Ready) -> None:
     study, layout = ready()
-    batches = TrainingBatches(study, layout, STRIDE)
+    batches = TrainingBatches(study, layout, EXPERIMENT)
     stream = np.concatenate([batches.batch_ids(step) for step in range(20)])  # 80 images: 8 epochs of 10
     epochs = stream.reshape(8, 10)
     assert (np.sort(epochs, axis=1) == np.arange(1, 11)).all()
@@ -91,7 +118,7 @@ def test_every_epoch_holds_every_image_once_in_an_order_of_its_own(ready: Ready)
 
 
 def test_batch_ids_announce_the_batches(ready: Ready) -> None:
-    batches = TrainingBatches(*ready(), STRIDE)
+    batches = TrainingBatches(*ready(), EXPERIMENT)
     for step, batch in enumerate(batches.iterate(2), start=2):
         assert batch.image_ids.tolist() == batches.batch_ids(step).tolist()
 
@@ -99,8 +126,10 @@ def test_batch_ids_announce_the_batches(ready: Ready) -> None:
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_the_processes_of_a_run_share_its_batches(ready: Ready, world_size: int) -> None:
     study, layout = ready()
-    whole = list(TrainingBatches(study, layout, STRIDE).iterate())
-    shares = [list(TrainingBatches(study, layout, STRIDE, rank, world_size).iterate()) for rank in range(world_size)]
+    whole = list(TrainingBatches(study, layout, EXPERIMENT).iterate())
+    shares = [
+        list(TrainingBatches(study, layout, EXPERIMENT, rank, world_size).iterate()) for rank in range(world_size)
+    ]
     for step, batch in enumerate(whole):
         for rank in range(world_size):
             share = shares[rank][step]
@@ -113,7 +142,7 @@ def test_the_processes_of_a_run_share_its_batches(ready: Ready, world_size: int)
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(ready: Ready) -> None:
     with pytest.raises(UserError, match=r"train.batch_size is 4: no multiple of the 3 processes"):
-        TrainingBatches(*ready(), STRIDE, 0, 3)
+        TrainingBatches(*ready(), EXPERIMENT, 0, 3)
 
 
 def test_flips_happen_at_their_rate_and_do_not_depend_on_the_batch(ready: Ready) -> None:
@@ -121,10 +150,10 @@ def test_flips_happen_at_their_rate_and_do_not_depend_on_the_batch(ready: Ready)
     pairs = {}
     for size in (4, 2):
         batches = TrainingBatches(
-            study.model_copy(update={"train": study.train.model_copy(update={"batch_size": size})}), layout, STRIDE
+            study.model_copy(update={"train": study.train.model_copy(update={"batch_size": size})}), layout, EXPERIMENT
         )
         draws = [batches._draw(step) for step in range(400 // size)]
-        pairs[size] = [(int(i), m) for images, mirrored in draws for i, m in zip(images, mirrored, strict=True)]
+        pairs[size] = [(int(i), m) for draw in draws for i, m in zip(draw.images, draw.mirrored, strict=True)]
     assert pairs[4] == pairs[2]
     assert abs(np.mean([mirrored for _, mirrored in pairs[4]]) - 0.5) < 4 * 0.5 / 20
     assert len({m for i, m in pairs[4] if i == 0}) == 2  # an image is flipped in some epochs only
@@ -133,7 +162,7 @@ def test_flips_happen_at_their_rate_and_do_not_depend_on_the_batch(ready: Ready)
 @pytest.mark.parametrize(("rate", "mirrored"), [(0.0, False), (1.0, True)])
 def test_never_and_always_flipping(ready: Ready, rate: float, mirrored: bool) -> None:
     study, layout = ready(train={"flip": rate})
-    for batch in TrainingBatches(study, layout, STRIDE).iterate():
+    for batch in TrainingBatches(study, layout, EXPERIMENT).iterate():
         for image, image_id in zip(batch.images, batch.image_ids.tolist(), strict=True):
             pixels = decode(layout.images("train") / f"{image_id:06d}.bmp")
             assert torch.equal(image[:, :48, :48], pixels.flip(2) if mirrored else pixels)
@@ -172,8 +201,9 @@ def coco_format(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("crowd", ["ignore", "drop"])
 def test_crowd_regions_are_ignored_or_dropped(ready: Ready, coco_folder: Path, crowd: str) -> None:
-    changes = {"detector": {"short_side": 80, "long_side": 120, "assigner": {"crowd": crowd}}, "train": {"flip": 1.0}}
-    batch = next(TrainingBatches(*ready(coco_format(coco_folder), **changes), STRIDE).iterate())
+    detector = {"short_side": 80, "long_side": 120, "crowd": crowd}
+    changes = {"detectors": {"retinanet": detector}, "train": {"flip": 1.0}}
+    batch = next(TrainingBatches(*ready(coco_format(coco_folder), **changes), EXPERIMENT).iterate())
     where = (batch.image_ids == 11).nonzero()[0].item()
     assert batch.scales[where].tolist() == [2, 2]
     assert batch.gt_boxes[batch.gt_images == where].tolist() == [[97, 4, 117, 44], [19.5, 20, 80, 38]]
@@ -182,9 +212,60 @@ def test_crowd_regions_are_ignored_or_dropped(ready: Ready, coco_folder: Path, c
     assert batch.ignore_boxes[batch.ignore_images == where].tolist() == regions
 
 
+def test_each_experiment_reads_the_images_as_its_detector_asks(make_study: MakeStudy, coco_folder: Path) -> None:
+    settings = {
+        "retinanet": {"short_side": 80, "long_side": 120, "crowd": "ignore"},  # padded to a multiple of 32
+        "faster_rcnn": {"short_side": 40, "long_side": 100, "crowd": "drop"},  # of 64
+    }
+    raw = with_two_stages(make_study(coco_format(coco_folder), evaluate={"batch_size": 3}).model_dump())
+    study = Study.model_validate(merged(raw, {"detectors": settings}))
+    layout = Layout.of(study)
+    prepare(study, layout)
+    (one,), (two,) = (EvaluationBatches(study, layout, name, "train") for name in ("ce", "two-stage"))
+    assert one.sizes.tolist() == [[120, 72], [80, 80], [80, 120]]
+    assert two.sizes.tolist() == [[67, 40], [40, 40], [40, 60]]
+    assert one.images.shape[2:] == (128, 128)
+    assert two.images.shape[2:] == (128, 64)
+    assert one.ignore_images.tolist() == [2]
+    assert two.ignore_images.tolist() == []
+    train = [TrainingBatches(study, layout, name) for name in ("ce", "two-stage")]
+    assert train[0].batch_ids(3).tolist() == train[1].batch_ids(3).tolist()
+    assert [next(batches.iterate()).images.shape[3] for batches in train] == [128, 64]
+
+
+@pytest.mark.parametrize("crowd", ["ignore", "drop"])
+def test_an_outline_is_a_sample_without_pixels(ready: Ready, coco_folder: Path, crowd: Any) -> None:
+    study, layout = ready(coco_format(coco_folder), detectors={"retinanet": {"crowd": crowd}})
+    split = Split(study.detector(EXPERIMENT), layout, "train")
+    samples = [split.sample(i, mirrored=False) for i in range(len(split))]
+    shutil.rmtree(layout.images("train"))  # not looked at
+    outlines = [split.outline(i) for i in range(len(split))]
+    for sample, outline in zip(samples, outlines, strict=True):
+        assert (outline.image.shape, outline.image.dtype) == (sample.image.shape, torch.uint8)
+        assert outline.image.is_meta
+        assert outline.image_id == sample.image_id
+        for name in ("scale", "boxes", "labels", "ignore"):
+            assert torch.equal(getattr(outline, name), getattr(sample, name)), name
+    assert any(len(outline.ignore) for outline in outlines) == (crowd == "ignore")
+    batch, without = collate(samples, split.stride), collate(outlines, split.stride)
+    assert without.images.is_meta
+    assert without.images.shape == batch.images.shape
+    assert same(replace(without, images=batch.images), batch)
+
+
+def test_the_truth_of_a_batch_is_its_boxes_without_the_images(ready: Ready, coco_folder: Path) -> None:
+    study, layout = ready(coco_format(coco_folder), evaluate={"batch_size": 3})
+    (batch,) = EvaluationBatches(study, layout, EXPERIMENT, "train")
+    truth = batch.truth
+    assert (truth.boxes, truth.labels, truth.images) == (batch.gt_boxes, batch.gt_labels, batch.gt_images)
+    assert (truth.ignore_boxes, truth.ignore_images) == (batch.ignore_boxes, batch.ignore_images)
+    assert truth.num_images == 3
+    assert len(truth.ignore_boxes) == 1
+
+
 def test_images_of_several_sizes_are_padded_to_the_stride(ready: Ready, coco_folder: Path) -> None:
     study, layout = ready(coco_format(coco_folder), evaluate={"batch_size": 3})
-    (batch,) = EvaluationBatches(study, layout, "train", STRIDE)
+    (batch,) = EvaluationBatches(study, layout, EXPERIMENT, "train")
     assert batch.image_ids.tolist() == [5, 8, 11]
     assert batch.sizes.tolist() == [[64, 38], [48, 48], [43, 64]]
     assert batch.images.shape == (3, 3, 64, 64)
@@ -204,10 +285,10 @@ def test_a_damaged_image_is_named(ready: Ready) -> None:
     for workers in (0, 2):
         changed = study.model_copy(update={"train": study.train.model_copy(update={"workers": workers})})
         with pytest.raises(UserError, match=r"^image data/train/000002.bmp cannot be read .*imbdet data` again$"):
-            list(TrainingBatches(changed, layout, STRIDE).iterate())
+            list(TrainingBatches(changed, layout, EXPERIMENT).iterate())
     path.unlink()
     with pytest.raises(UserError, match=r"^image data/train/000002.bmp is missing; run"):
-        list(TrainingBatches(study, layout, STRIDE).iterate())
+        list(TrainingBatches(study, layout, EXPERIMENT).iterate())
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 1000), st.integers(0, 1000))
@@ -260,10 +341,13 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert decode(tmp_path / "deep.png").flatten(1).tolist() == [levels.tolist()] * 3
 
 
-def test_an_empty_batch_of_boxes_keeps_its_shapes() -> None:
+def no_boxes() -> Sample:
     nothing = torch.zeros((0, 4))
-    sample = Sample(torch.ones((3, 5, 7), dtype=torch.uint8), torch.ones(2), 4, nothing, torch.zeros(0).long(), nothing)
-    batch = collate([sample, sample], 8)
+    return Sample(torch.ones((3, 5, 7), dtype=torch.uint8), torch.ones(2), 4, nothing, torch.zeros(0).long(), nothing)
+
+
+def test_an_empty_batch_of_boxes_keeps_its_shapes() -> None:
+    batch = collate([no_boxes(), no_boxes()], 8)
     assert batch.images.shape == (2, 3, 8, 8)
     assert batch.images.sum() == 2 * 3 * 5 * 7
     assert (batch.gt_boxes.shape, batch.gt_labels.shape, batch.gt_images.shape) == ((0, 4), (0,), (0,))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imbdet.config import ShapesData
 from imbdet.data import shapes
 from imbdet.data.polygons import DISTRACTORS, OBJECTS, coverage, fit
 from imbdet.seeding import generator
+from imbdet.settings import ShapesData
 
 OUTLINES = OBJECTS | DISTRACTORS
 

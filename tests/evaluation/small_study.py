@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from studies import merged
 
 from imbdet.config import Study, parse_study
+from imbdet.data.facts import read_facts
 from imbdet.data.prepare import prepare
 from imbdet.detectors import build_detector
 from imbdet.detectors.retinanet import RetinaNet
@@ -49,15 +51,14 @@ def source(folder: Path) -> None:
 
 
 def small_study(tmp_path: Path, **changes: dict[str, Any]) -> tuple[Study, Layout]:
-    """The prepared study below ``tmp_path``, which is the current folder; ``changes`` by section."""
+    """The prepared study below ``tmp_path``, which is the current folder, with some of its values changed."""
     torch.set_num_threads(1)
     if not (tmp_path / "source").exists():
         source(tmp_path / "source")
     raw = yaml.safe_load(TINY.read_text())
     raw["data"] = {"source": "coco_format", "folder": "data", "path": "source"}
-    defaults = {"detector": {"short_side": 60, "long_side": 110}, "evaluate": {"batch_size": 3}}
-    for key in defaults | changes:
-        raw[key] = raw[key] | defaults.get(key, {}) | changes.get(key, {})
+    sizes = {"detectors": {"retinanet": {"short_side": 60, "long_side": 110}}, "evaluate": {"batch_size": 3}}
+    raw = merged(merged(raw, sizes), changes)
     study = parse_study(raw, name="small", where="small.yaml")
     layout = Layout.of(study)
     if not layout.manifest.exists():
@@ -65,10 +66,11 @@ def small_study(tmp_path: Path, **changes: dict[str, Any]) -> tuple[Study, Layou
     return study, layout
 
 
-def random_detector(study: Study) -> RetinaNet:
+def random_detector(study: Study, layout: Layout) -> RetinaNet:
     """A detector whose logits and offsets vary as a trained one's do."""
     torch.manual_seed(0)
-    model = build_detector(study, EXPERIMENT, len(CATEGORIES)).eval()
+    model = build_detector(study, EXPERIMENT, read_facts(layout)).eval()
+    assert isinstance(model, RetinaNet)
     head = model.head
     for module in head.modules():  # their own initial weights shrink an image's features to nothing
         if isinstance(module, torch.nn.Conv2d):
@@ -82,7 +84,7 @@ def random_detector(study: Study) -> RetinaNet:
 
 def with_random_weights(study: Study, layout: Layout) -> RetinaNet:
     """The same detector, its weights written where a training would."""
-    model = random_detector(study)
+    model = random_detector(study, layout)
     write_bytes(layout.weights(EXPERIMENT), serialise(model.state_dict()))
     return model
 

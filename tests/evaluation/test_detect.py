@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 from small_study import CATEGORIES, EXPERIMENT, SIZES, place, small_study, with_random_weights
+from studies import ADDED
 
-from imbdet.detectors.retinanet import ImageDetections, RetinaNet
+from imbdet.data.facts import read_facts
+from imbdet.detectors import build_detector
+from imbdet.detectors.base import ImageDetections
+from imbdet.detectors.retinanet import RetinaNet
 from imbdet.evaluation import detect
 from imbdet.evaluation.detections import Detections
+from imbdet.files import write_bytes
+from imbdet.training.checkpoint import serialise
 
 __all__ = ["place"]
 IDS = [4, 14, 24, 34]
@@ -59,7 +65,7 @@ def test_the_model_detects_in_evaluation_mode_with_its_own_weights(place):
     """Running statistics, not those of the batch: the size of a batch of equal images changes nothing."""
     study, layout = small_study(place, evaluate={"batch_size": 1})
     expected = with_random_weights(study, layout)
-    model, _ = detect.load_trained(study, layout, EXPERIMENT, len(CATEGORIES))
+    model, _ = detect.load_trained(study, layout, EXPERIMENT)
     assert not model.training
     for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
@@ -82,3 +88,25 @@ def test_no_detection_at_all_is_a_whole_file(place, threshold):
     with_random_weights(study, layout)
     detect.run(study, layout, EXPERIMENT)
     assert (len(Detections.load(layout.detections(EXPERIMENT))) == 0) == (threshold == 1.0)
+
+
+def test_a_detector_of_two_stages_detects_alike(place):
+    """Inside the images, above the threshold, best first, and the same at every run."""
+    evaluate = {"score_threshold": 0.2, "detections_per_image": 7, "nms_iou": 1.0}
+    study, layout = small_study(place, evaluate=evaluate, **ADDED)
+    torch.manual_seed(0)
+    model = build_detector(study, "two-stage", read_facts(layout))
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=30)
+    write_bytes(layout.weights("two-stage"), serialise(model.state_dict()))
+    detect.run(study, layout, "two-stage")
+    result = Detections.load(layout.detections("two-stage"))
+    for image_id, (height, width) in zip(IDS, SIZES, strict=True):
+        rows = result.select(result.image_id == image_id)
+        assert 0 < len(rows) <= 7
+        assert (rows.score > 0.2).all()
+        assert (np.diff(rows.score) <= 0).all()
+        assert (rows.bbox >= 0).all()
+        assert (rows.bbox[:, :2] + rows.bbox[:, 2:] <= np.array([width, height]) * (1 + 1e-5)).all()
+    first = layout.detections("two-stage").read_bytes()
+    detect.run(study, layout, "two-stage")
+    assert layout.detections("two-stage").read_bytes() == first

@@ -52,6 +52,7 @@ def test_evaluate_writes_the_record_and_the_curves(place):
     assert record["study"] == study.name
     assert record["experiment"] == name
     assert record["label"] == study.experiments[name].label
+    assert record["detector"] == study.experiments[name].detector == "retinanet"
     assert record["method"] == study.experiments[name].method
     assert (record["data"], record["seed"]) == (study.description, study.seed)
     assert (record["images"], record["boxes"], record["detections"]) == (12, 6, 6)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from small_study import CATEGORIES, EXPERIMENT, place, small_study, with_random_weights
+from studies import ADDED
 
 from imbdet.data.loader import EvaluationBatches
 from imbdet.errors import UserError
@@ -21,7 +22,7 @@ def slow_margins(model, batches):
     positive, negative = [], []
     for batch in batches:
         with torch.no_grad():
-            samples = model.samples(batch)
+            samples = model.samples(batch)["dense"]
         for label, logits in zip(samples.label.tolist(), samples.logits.tolist(), strict=True):
             if label == K:
                 negative += [-x for x in logits]
@@ -35,7 +36,7 @@ def run(place, **wanted):
     model = with_random_weights(study, layout)
     loss_samples.run(study, layout, EXPERIMENT)
     with np.load(layout.logits(EXPERIMENT)) as file:
-        return layout, slow_margins(model, EvaluationBatches(study, layout, "val", 128)), dict(file)
+        return layout, slow_margins(model, EvaluationBatches(study, layout, EXPERIMENT, "val")), dict(file)
 
 
 def test_all_foreground_is_kept_and_of_the_background_what_was_asked_for(place):
@@ -82,6 +83,12 @@ def test_too_few_samples_are_refused_with_both_numbers(place, name):
     _, layout = small_study(place, loss_samples=wanted)
     assert not layout.logits(EXPERIMENT).exists()
     assert not layout.cumulative_loss(EXPERIMENT).exists()
+
+
+def test_a_detector_of_two_stages_is_refused(place):
+    study, layout = small_study(place, **ADDED)
+    with pytest.raises(UserError, match=r"^report.cumulative_loss names two-stage, whose detector has two stages; "):
+        loss_samples.run(study, layout, "two-stage")
 
 
 def test_run_twice_gives_the_same_bytes(place):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from imbdet.assigners import BACKGROUND, FOREGROUND, IGNORED, MaxIoUAssigner
+from imbdet.assigners import BACKGROUND, FOREGROUND, IGNORED, MaxIoUAssigner, Truth
 
 
 def assigner_of(library, case):
@@ -19,9 +19,9 @@ def assigner_of(library, case):
 
 def assign(assigner, scene):
     boxes = torch.tensor(scene["gt"]).reshape(-1, 4)
-    none = torch.zeros(0, dtype=torch.int64)
-    anchors = torch.tensor(scene["anchors"])
-    return assigner(anchors, boxes, none.new_zeros(len(boxes)), torch.zeros(0, 4), none, num_images=1)
+    zeros = torch.zeros(len(boxes), dtype=torch.int64)
+    truth = Truth(boxes, zeros, zeros, torch.zeros(0, 4), zeros[:0], num_images=1)
+    return assigner(torch.tensor(scene["anchors"]), truth)
 
 
 def expected_status(case, num_anchors):

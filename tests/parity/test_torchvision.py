@@ -18,7 +18,7 @@ from torchvision_pair import (
     torchvision_retinanet,
 )
 
-from imbdet.detectors.boxes import BoxCoder
+from imbdet.geometry import BoxCoder
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_losses_and_their_gradients_are_the_same(pair, boxes):
     theirs, ours = pair
     batch = make_batch(boxes, labels=[(7 * i) % 91 for i in range(sum(map(len, boxes)))])
     logits, deltas = outputs = random_outputs(ours)
-    losses = ours.method(ours.match(batch, logits, deltas))
+    losses = ours.method("dense")(ours.match(batch, logits, deltas))
     gradients = torch.autograd.grad(sum(losses.values()), outputs)
     _, targets = images_and_targets(batch)
     anchors = [ours.anchors(HEIGHT, WIDTH)[0]] * 2

@@ -9,11 +9,10 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
-from torchvision_pair import RATIOS, SIZES
+from torchvision_pair import RATIOS, SIZES, STRIDES
 
-from imbdet.assigners import FOREGROUND, MaxIoUAssigner
+from imbdet.assigners import FOREGROUND, MaxIoUAssigner, Truth
 from imbdet.detectors.anchors import Anchors
-from imbdet.detectors.backbones import strides
 
 
 def torchvision_anchors(height, width, feature_shapes, dtype=torch.float32):
@@ -23,12 +22,12 @@ def torchvision_anchors(height, width, feature_shapes, dtype=torch.float32):
 
 
 def our_anchors(height, width):
-    return Anchors(SIZES, RATIOS, strides("p5"))(height, width)[0]
+    return Anchors(SIZES, RATIOS, STRIDES)(height, width)[0]
 
 
 def test_bf16_moves_torchvision_anchors_and_not_ours():
     height, width = 768, 1280
-    shapes = [(height // s, width // s) for s in strides("p5")]
+    shapes = [(height // s, width // s) for s in STRIDES]
     exact = our_anchors(height, width)
     theirs = torchvision_anchors(height, width, shapes, torch.bfloat16).float()
     moved = (theirs - exact).abs().amax(1)
@@ -43,9 +42,9 @@ def test_bf16_moves_torchvision_anchors_and_not_ours():
 def test_torchvision_strides_are_wrong_where_128_does_not_divide_the_image():
     """800x1344: P6 and P7 have 13x21 and 7x11 cells, and 800 // 13 = 61 where 64 is meant."""
     height, width = 800, 1344
-    shapes = [(-(-height // s), -(-width // s)) for s in strides("p5")]
+    shapes = [(-(-height // s), -(-width // s)) for s in STRIDES]
     theirs = torchvision_anchors(height, width, shapes).split([9 * h * w for h, w in shapes])
-    for stride, (_, columns), anchors in zip(strides("p5"), shapes, theirs, strict=True):
+    for stride, (_, columns), anchors in zip(STRIDES, shapes, theirs, strict=True):
         left = anchors.reshape(-1, columns, 9, 4)[..., 0]
         steps = left[:, 1:] - left[:, :-1]
         top = anchors.reshape(-1, columns, 9, 4)[:, 0, :, 1]
@@ -60,8 +59,8 @@ def test_a_box_that_nothing_overlaps_makes_every_anchor_foreground_in_torchvisio
     anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 40.0], [60.0, 60.0, 90.0, 90.0]])
     boxes = torch.tensor([[20.0, 20.0, 40.0, 41.0], box])
     theirs = Matcher(0.5, 0.4, allow_low_quality_matches=True)(box_iou(boxes, anchors))
-    none = torch.zeros(0, dtype=torch.int64)
-    assigner = MaxIoUAssigner(0.5, 0.4, "argmax")
-    ours = assigner(anchors, boxes, torch.zeros(2, dtype=torch.int64), torch.zeros(0, 4), none, num_images=1)
+    zeros = torch.zeros(2, dtype=torch.int64)
+    truth = Truth(boxes, zeros, zeros, torch.zeros(0, 4), zeros[:0], num_images=1)
+    ours = MaxIoUAssigner(0.5, 0.4, "argmax")(anchors, truth)
     assert (theirs >= 0).all()
     assert (ours.status[0] == FOREGROUND).tolist() == [False, True, False]

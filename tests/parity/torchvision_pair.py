@@ -4,18 +4,19 @@ import torch
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from imbdet.assigners import MaxIoUAssigner
-from imbdet.config import Evaluate
 from imbdet.data.batch import Batch
 from imbdet.detectors.anchors import Anchors
-from imbdet.detectors.backbones import build_backbone, strides
+from imbdet.detectors.backbones import build_backbone
 from imbdet.detectors.retinanet import RetinaNet
 from imbdet.methods import build_method
+from imbdet.settings import Evaluate
 
 NUM_CLASSES = 91
 HEIGHT, WIDTH = 256, 384
 # torchvision rounds the sides of its anchors down to whole pixels.
 SIZES = [[x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))] for x in (32, 64, 128, 256, 512)]
 RATIOS = [0.5, 1.0, 2.0]
+STRIDES = (8, 16, 32, 64, 128)
 FOCAL = {
     "name": "focal",
     "alpha": 0.25,
@@ -41,7 +42,7 @@ def torchvision_retinanet(**kwargs):
 
 
 def our_retinanet():
-    anchors = Anchors(SIZES, RATIOS, strides("p5"))
+    anchors = Anchors(SIZES, RATIOS, STRIDES)
     backbone = build_backbone("resnet50", pretrained=False, fpn_channels=256, p6_source="p5")
     return RetinaNet(backbone, NUM_CLASSES, anchors, MaxIoUAssigner(0.5, 0.4, "argmax"), build_method(FOCAL))
 

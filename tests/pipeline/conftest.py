@@ -4,16 +4,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from project_copy import Project, copy_of_project
+from studies import merged, with_two_stages
 
 TINY = Path(__file__).with_name("tiny.yaml")
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The tiny study as the demo: run by bare ``snakemake``, recorded, committed. Not to be changed by a test."""
+    """The tiny study, with two detectors, as the demo: run by bare ``snakemake``, recorded, committed.
+
+    Not to be changed by a test.
+    """
     project = copy_of_project(tmp_path_factory.mktemp("finished"))
-    shutil.copy(TINY, project.folder / "config" / "demo.yaml")
+    study = merged(with_two_stages(yaml.safe_load(TINY.read_text())), {"report": {"funnel": ["two-stage"]}})
+    (project.folder / "config" / "demo.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     # One thread a job: two in a job are slower than one each in two, and far slower on a busy machine.
     with (project.folder / "profiles" / "default" / "profile.yaml").open("a") as profile:
         profile.write("max-threads: 1\n")

@@ -13,16 +13,17 @@ GENERATED = ("results", "paper_figures", "pipelines", "dvc.yaml", "dvc.lock")
 
 @dataclass(frozen=True)
 class Job:
-    """One job that Snakemake would run."""
+    """One job that Snakemake would run; ``name`` is its experiment or detector, if it has one."""
 
     rule: str
-    experiment: str
+    name: str
     inputs: frozenset[str]
     outputs: frozenset[str]
+    log: str
 
     @property
     def step(self) -> tuple[str, str]:
-        return self.rule, self.experiment
+        return self.rule, self.name
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Project:
 def _job(rule: str, text: str) -> Job:
     fields = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
     files = {key: frozenset(fields[key].split(", ")) if key in fields else frozenset() for key in ("input", "output")}
-    return Job(rule, fields.get("wildcards", "").removeprefix("experiment="), files["input"], files["output"])
+    name = fields.get("wildcards", "").partition("=")[2]
+    return Job(rule, name, files["input"], files["output"], fields.get("log", ""))
 
 
 def copy_of_project(folder: Path) -> Project:

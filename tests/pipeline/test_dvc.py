@@ -8,7 +8,7 @@ from dvc.repo import Repo
 from project_copy import Project
 
 FOCAL = "focal-g2.0"
-RETRAINED = {f"{rule}-{FOCAL}" for rule in ("train", "detect", "evaluate", "loss_samples")}
+RETRAINED = {f"{rule}-{FOCAL}" for rule in ("train", "detect", "evaluate", "inspect", "loss_samples")}
 
 
 def nothing_to_do(project: Project) -> bool:
@@ -76,7 +76,7 @@ def test_a_clone_is_restored_without_running_anything(clone: Project) -> None:
     assert clone.stages() == []
     assert clone.run("git", "status", "--porcelain").stdout == ""
     clone.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
-    assert [job.experiment for job in clone.jobs() if job.rule == "train"] == [FOCAL]
+    assert [job.name for job in clone.jobs() if job.rule == "train"] == [FOCAL]
 
 
 def test_a_clone_that_pulled_nothing_is_not_restored(clone: Project) -> None:

@@ -3,14 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from studies import merged, with_two_stages
 
 from imbdet.errors import UserError
 from imbdet.pipeline import Pipeline, claim, select_study, write
 
 ROOT = Path(__file__).parents[2]
+TINY = Path(__file__).with_name("tiny.yaml")
+FOCAL = {"name": "focal", "alpha": 0.25, "gamma": 2.0, "prior_prob": 0.01, "normalizer": "sampled", "box_beta": 0.0}
 
 
 def test_bare_snakemake_runs_the_demo() -> None:
@@ -44,9 +48,16 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """The tiny study in a folder that has the project's code."""
     (tmp_path / "src").symlink_to(ROOT / "src")
     (tmp_path / "config").mkdir()
-    shutil.copy(Path(__file__).with_name("tiny.yaml"), tmp_path / "config")
+    shutil.copy(TINY, tmp_path / "config")
     monkeypatch.chdir(tmp_path)
     return Pipeline(Path("config/tiny.yaml"))
+
+
+def changed(pipeline: Pipeline, changes: dict[str, Any]) -> Pipeline:
+    """The tiny study with a second detector and some of its values changed."""
+    raw = merged(with_two_stages(yaml.safe_load(TINY.read_text())), changes)
+    pipeline.path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return Pipeline(pipeline.path)
 
 
 def test_each_step_follows_those_whose_files_it_reads(tiny: Pipeline) -> None:
@@ -67,6 +78,66 @@ def test_settings_are_the_values_in_the_file(tiny: Pipeline) -> None:
         "evaluate.operating_score": raw["evaluate"]["operating_score"],
         "experiments.focal-g2.0": raw["experiments"]["focal-g2.0"],
     }
+
+
+def test_every_detector_has_a_census(tiny: Pipeline) -> None:
+    steps = list(changed(tiny, {}).steps())
+    assert [step.name for step in steps if step.rule == "census"] == ["retinanet", "faster_rcnn"]
+    outputs = {step.name: {path.name for path in step.outputs} for step in steps if step.rule == "census"}
+    assert outputs["faster_rcnn"] == {"census-faster_rcnn.json", "structure-faster_rcnn.json"}
+
+
+def test_a_step_depends_on_its_own_detector_and_methods(tiny: Pipeline) -> None:
+    before = changed(tiny, {})
+    rpn, roi = (before.study.experiments["two-stage"].methods[stage] | {"box_beta": 0.5} for stage in ("rpn", "roi"))
+    changes = {
+        "faster_rcnn": {"detectors": {"faster_rcnn": before.values["detectors"]["faster_rcnn"] | {"short_side": 48}}},
+        "rpn": {"experiments": {"two-stage": {"methods": {"rpn": rpn}}}},
+        "roi": {"experiments": {"two-stage": {"methods": {"roi": roi}}}},
+    }
+    for change in changes.values():
+        after = changed(tiny, change)
+        for rule in ("train", "detect", "inspect", "funnel"):
+            assert before.settings(rule, "two-stage") != after.settings(rule, "two-stage"), rule
+            assert before.settings(rule, "ce") == after.settings(rule, "ce"), rule
+        assert before.settings("census", "faster_rcnn") != after.settings("census", "faster_rcnn")
+        assert before.settings("census", "retinanet") == after.settings("census", "retinanet")
+
+
+def test_another_detector_of_equal_settings_is_another_setting(tiny: Pipeline) -> None:
+    """Also for DVC, which reads the values at the keys that the pipeline file lists."""
+    second = changed(tiny, {}).values["detectors"]["retinanet"]
+    before = changed(tiny, {"detectors": {"second": second}, "experiments": {"focal-g2.0": {"detector": "second"}}})
+    assert ("experiments", "focal-g2.0", "detector") in before.keys("train", "focal-g2.0")
+    after = changed(tiny, {"detectors": {"second": second}, "experiments": {"ce": {"detector": "second"}}})
+    for rule in ("train", "detect", "evaluate", "loss_samples", "inspect"):
+        for name in ("ce", "focal-g2.0"):
+            assert before.settings(rule, name) != after.settings(rule, name), rule
+
+
+def test_a_step_depends_on_the_code_of_each_of_its_methods(tiny: Pipeline) -> None:
+    pipeline = changed(tiny, {"experiments": {"two-stage": {"methods": {"roi": FOCAL}}}})
+    expected = {
+        ("train", "ce"): {"cross_entropy"},
+        ("train", "focal-g2.0"): {"focal"},
+        ("train", "two-stage"): {"cross_entropy", "focal"},
+        ("census", "retinanet"): {"cross_entropy"},
+        ("census", "faster_rcnn"): {"cross_entropy", "focal"},
+        ("evaluate", "two-stage"): set(),
+    }
+    for (rule, name), methods in expected.items():
+        files = {path.stem for path in pipeline.code(rule, name) if path.parent.name == "methods"}
+        assert {stem for stem in files if not stem.startswith("_")} == methods, (rule, name)
+
+
+def test_an_experiment_may_have_the_name_of_a_detector(tiny: Pipeline) -> None:
+    """Even that of another one."""
+    experiment = changed(tiny, {}).values["experiments"]["two-stage"]
+    pipeline = changed(tiny, {"experiments": {"retinanet": experiment | {"label": "named so"}}})
+    assert ("detectors", "retinanet") in pipeline.keys("census", "retinanet")
+    assert ("experiments", "ce", "methods") in pipeline.keys("census", "retinanet")
+    assert ("detectors", "faster_rcnn") in pipeline.keys("train", "retinanet")
+    assert {path.stem for path in pipeline.code("census", "retinanet")} >= {"census", "cross_entropy"}
 
 
 def test_a_study_beside_the_demo_has_its_own_file(tiny: Pipeline) -> None:

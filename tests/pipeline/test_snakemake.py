@@ -11,12 +11,14 @@ import pytest
 from project_copy import Project
 
 FOCAL = "focal-g2.0"
-TRAINED = {("train", FOCAL), ("detect", FOCAL), ("evaluate", FOCAL), ("loss_samples", FOCAL)}
-EVALUATED = {("evaluate", "ce"), ("evaluate", FOCAL)}
+TWO = "two-stage"
+TRAINED = {(rule, FOCAL) for rule in ("train", "detect", "evaluate", "inspect", "loss_samples")}
+TRAINED_TWO = {(rule, TWO) for rule in ("train", "detect", "evaluate", "inspect")} | {("funnel", "")}
+EVALUATED = {("evaluate", name) for name in ("ce", FOCAL, TWO)}
 
 
 def steps(project: Project) -> set[tuple[str, str]]:
-    """What would run, figures aside, as (rule, experiment)."""
+    """What would run, figures aside, as (rule, experiment or detector)."""
     return {job.step for job in project.jobs() if not job.rule.startswith("figure_")}
 
 
@@ -31,7 +33,9 @@ def test_nothing_is_left_to_do_after_a_run(project: Project) -> None:
 
 def test_every_step_wrote_what_it_declares(project: Project) -> None:
     jobs = project.jobs("--forceall")
-    assert {("data", ""), ("census", ""), ("examples", ""), *TRAINED, *EVALUATED} <= {job.step for job in jobs}
+    censuses = {("census", "retinanet"), ("census", "faster_rcnn")}
+    expected = {("data", ""), ("examples", ""), *censuses, *TRAINED, *TRAINED_TWO, *EVALUATED}
+    assert expected <= {job.step for job in jobs}
     for name in set().union(*(job.outputs for job in jobs)):
         assert (project.folder / name).stat().st_size > 0
 
@@ -44,8 +48,19 @@ def test_changing_one_gamma_retrains_one_experiment(project: Project) -> None:
     before = (project.folder / "models/demo/ce.pt").stat().st_mtime_ns
     project.run("snakemake", "--", f"results/demo/{FOCAL}/training.json", "results/demo/ce/training.json")
     record = json.loads((project.folder / f"results/demo/{FOCAL}/training.json").read_text())
-    assert record["config"]["method"]["gamma"] == 3.0
+    assert record["config"]["methods"]["dense"]["gamma"] == 3.0
     assert (project.folder / "models/demo/ce.pt").stat().st_mtime_ns == before
+
+
+def test_changing_a_detector_retrains_its_experiments(project: Project) -> None:
+    project.edit("config/demo.yaml", "head_channels: 16", "head_channels: 8")
+    assert steps(project) == {*TRAINED_TWO, ("census", "faster_rcnn")}
+    assert not {"census", "structure"} & figures(project)  # which show the first detector
+
+
+def test_changing_the_method_of_one_stage_retrains_its_experiment(project: Project) -> None:
+    project.edit("config/demo.yaml", "activation: softmax", "activation: sigmoid")
+    assert steps(project) == {*TRAINED_TWO, ("census", "faster_rcnn")}
 
 
 def test_changing_the_operating_score_retrains_nothing(project: Project) -> None:
@@ -135,7 +150,7 @@ def test_each_command_imports_only_code_that_its_rule_declares(project: Project)
     Only the data command loads more: every method, to check the study before anything runs, which changes no file.
     """
     for job in (job for job in project.jobs("--forceall") if job.rule != "data"):
-        log = project.folder / "logs" / "demo" / job.experiment / f"{job.rule}.log"
+        log = project.folder / job.log
         modules = set(re.findall(r"^import time:.*\| +(imbdet(?:\.\w+)*)$", log.read_text(), re.MULTILINE))
         assert len(modules) > 3, f"{log} lists no imports"
         paths = {f"src/{module.replace('.', '/')}" for module in modules}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from studies import merged
 
 from imbdet.config import Study, parse_study
 from imbdet.data.prepare import prepare
@@ -59,21 +60,11 @@ def config(workspace: Path) -> Callable[..., str]:
 
     def write(**changes: Any) -> str:
         (workspace / "config").mkdir(exist_ok=True)
-        (workspace / "config" / "tiny.yaml").write_text(yaml.safe_dump(_raw(changes)))
+        (workspace / "config" / "tiny.yaml").write_text(yaml.safe_dump(_raw(changes), sort_keys=False))
         return "config/tiny.yaml"
 
     return write
 
 
 def _raw(changes: dict[str, Any]) -> dict[str, Any]:
-    return _merged(_merged(yaml.safe_load(TINY.read_text()), FAST), changes)
-
-
-def _merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A nested mapping with some of its values changed; a value with a ``name`` replaces the whole mapping."""
-    nested = {
-        key: _merged(raw[key], value)
-        for key, value in changes.items()
-        if isinstance(value, dict) and "name" not in value and key in raw
-    }
-    return raw | changes | nested
+    return merged(merged(yaml.safe_load(TINY.read_text()), FAST), changes)

@@ -12,7 +12,8 @@ from imbdet.__main__ import main
 from imbdet.layout import Layout
 from imbdet.training.process import Process
 
-METHOD = {"name": "cross_entropy", "alpha": None, "prior_prob": 0.01, "normalizer": "batch", "box_beta": 0.0}
+METHOD = {"name": "cross_entropy", "activation": "sigmoid", "alpha": None, "prior_prob": 0.01}
+METHOD |= {"normalizer": "batch", "box_beta": 0.0}
 
 
 @pytest.fixture
@@ -44,6 +45,11 @@ def test_unknown_experiment_gets_the_nearest_names(error, config, command):
     assert message.startswith("error: ")
     assert "'focal-g2'" in message
     assert "did you mean 'focal-g2.0'" in message
+
+
+def test_unknown_detector_gets_the_nearest_names(error, config):
+    message = error("census", config(), "retina")
+    assert message == "error: study tiny: no detector 'retina'; did you mean 'retinanet'? Known: retinanet"
 
 
 def test_unknown_study(error, config):
@@ -93,18 +99,18 @@ def test_missing_and_damaged_weights(error, config, make_study, command):
 def test_weights_of_another_detector(error, config, make_study, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["imbdet", "train", config(), "ce"])
     main()
-    message = error("detect", config(detector={"fpn_channels": 16}), "ce")
+    message = error("detect", config(detectors={"retinanet": {"fpn_channels": 16}}), "ce")
     assert f"{Layout.of(make_study()).weights('ce')} holds the weights of another detector" in message
 
 
 def test_unknown_backbone(error, config):
-    message = error("train", config(detector={"backbone": "resnet5"}), "ce")
+    message = error("train", config(detectors={"retinanet": {"backbone": "resnet5"}}), "ce")
     assert "detector.backbone 'resnet5' does not exist; did you mean 'resnet50'" in message
 
 
 def test_wrong_parameter_of_a_method_is_found_with_the_data(error, config):
     """The first command of a study checks every experiment, before any training."""
-    path = config(experiments={"ce": {"label": "CE", "method": METHOD | {"gama": 2}}})
+    path = config(experiments={"ce": {"methods": {"dense": METHOD | {"gama": 2}}}})
     message = error("data", path)
     assert "study tiny, experiment ce: method cross_entropy: unknown parameter 'gama'" in message
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from imbdet.config import Cosine, MultiStep, Train
 from imbdet.data.batch import Batch
 from imbdet.errors import UserError
+from imbdet.settings import Cosine, MultiStep, Train
 from imbdet.training.checkpoint import State
 from imbdet.training.loop import curve_csv, train
-from imbdet.training.optimizer import build_optimizer, build_schedule
+from imbdet.training.optimizer import build_optimizers, build_schedule
 from imbdet.training.process import Process
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -21,15 +21,34 @@ CONSTANT = MultiStep(name="multistep", warmup_steps=0, milestones=(), factor=0.1
 class Line(nn.Module):
     """``classification`` = weight x the batch's first image id, ``box_regression`` = 1; NaN where ``bad`` says."""
 
-    def __init__(self, bad=()):
+    def __init__(self, bad=(), **methods):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(2.0))
+        self.methods = nn.ModuleDict(methods)
         self.bad = bad
 
     def forward(self, batch):
         image = int(batch.image_ids[0])
         factor = self.bad[image] if image in self.bad else float(image)
         return {"classification": self.weight * factor, "box_regression": torch.tensor(1.0)}
+
+
+class Learned(nn.Module):
+    """A method with a weight of its own, which Adam learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.0))
+
+    def param_groups(self):
+        return [{"params": [self.weight], "lr": 0.01}]
+
+
+class LineWithMethod(Line):
+    """The method's weight is a loss too."""
+
+    def forward(self, batch):
+        return super().forward(batch) | {"regularizer": self.methods["dense"].weight}
 
 
 def batch_of(*image_ids):
@@ -45,8 +64,8 @@ def settings(**changes):
 
 
 def run(model, batches, chosen, tmp_path=Path("unused")):
-    optimizer = build_optimizer(model, chosen)
-    state, rows = State(model, optimizer, build_schedule(optimizer, chosen)), []
+    optimizers = build_optimizers(model, chosen)
+    state, rows = State(model, optimizers, [build_schedule(optimizer, chosen) for optimizer in optimizers]), []
     try:
         train(state, model, batches, chosen, ALONE, tmp_path / "checkpoint.pt", rows.append)
     except UserError as error:
@@ -76,6 +95,18 @@ def test_learning_rate_of_a_row_is_the_one_that_its_last_step_took():
     assert [row["learning_rate"] for row in state.curve] == pytest.approx(expected)
 
 
+def test_a_methods_own_optimizer_takes_its_steps_beside_the_common_one():
+    """Adam moves a weight of constant gradient by its rate at each step, on the same schedule."""
+    cosine = Cosine(name="cosine", warmup_steps=1)
+    chosen = settings(schedule=cosine, log_every=1)
+    state, _, _ = run(LineWithMethod(dense=Learned()), [batch_of(1)] * 5, chosen)
+    plain, _, _ = run(Line(), [batch_of(1)] * 5, chosen)
+    assert torch.equal(state.model.weight, plain.model.weight)
+    rates = [row["learning_rate"] for row in state.curve]
+    assert rates == [row["learning_rate"] for row in plain.curve]  # that of the common optimizer
+    assert state.model.methods["dense"].weight.item() == pytest.approx(1 - 0.01 * sum(rates) / 0.1, abs=1e-6)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_non_finite_loss_stops_before_the_step_and_names_step_and_images(value):
     batches = [batch_of(1), batch_of(3), batch_of(7, 11), batch_of(1)]
@@ -85,8 +116,17 @@ def test_non_finite_loss_stops_before_the_step_and_names_step_and_images(value):
     assert "images [7, 11]" in message
     assert f"classification {value:g}" in message
     assert torch.equal(state.model.weight, good.model.weight)
-    assert state.optimizer.state_dict()["state"][0]["momentum_buffer"].isfinite()
+    assert state.optimizers[0].state_dict()["state"][0]["momentum_buffer"].isfinite()
     assert state.step == 2
+
+
+def test_no_optimizer_takes_the_step_of_a_loss_that_is_not_finite():
+    batches = [batch_of(1), batch_of(7)]
+    good, _, _ = run(LineWithMethod(dense=Learned()), batches[:1], settings(steps=1))
+    state, _, message = run(LineWithMethod(bad={7: float("nan")}, dense=Learned()), batches, settings())
+    assert "step 2: the loss is not finite" in message
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, good.model.state_dict()[name])
 
 
 def test_no_checkpoint_holds_the_step_of_a_loss_that_is_not_finite(tmp_path):

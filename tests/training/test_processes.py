@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from studies import ADDED, DETECTOR
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from imbdet.layout import Layout
@@ -28,33 +29,40 @@ def torchrun(*command):
     return subprocess.run([*launcher, *command], capture_output=True, text=True, check=False, env=os.environ)
 
 
-def curve(layout):
-    with layout.loss_curve(EXPERIMENT).open() as file:
+def curve(layout, experiment):
+    with layout.loss_curve(experiment).open() as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def test_two_processes_train_as_one(workspace, config, make_study, monkeypatch):
+# Processes draw for themselves. Where samplers keep all that there is, draws change nothing.
+ALL = {"sampled": 5000, "foreground_share": 1.0}
+KEEPING_ALL = DETECTOR | {"rpn": DETECTOR["rpn"] | ALL, "roi": DETECTOR["roi"] | ALL}
+
+
+@pytest.mark.parametrize("experiment", [EXPERIMENT, "two-stage"])
+def test_two_processes_train_as_one(workspace, config, make_study, monkeypatch, experiment):
     changes = {"train": {"log_every": 1, "steps": 3, "checkpoint_every": 2}}
+    changes |= ADDED | {"detectors": {"faster_rcnn": KEEPING_ALL}}
     study = make_study(**changes)
     layout = Layout.of(study)
     with monkeypatch.context() as patch:
         patch.setattr("imbdet.detectors.backbones.nn.BatchNorm2d", FrozenBatchNorm2d)
-        run(study, layout, EXPERIMENT)
-    alone, weights = curve(layout), torch.load(layout.weights(EXPERIMENT), weights_only=True)
-    layout.loss_curve(EXPERIMENT).unlink()
-    layout.weights(EXPERIMENT).unlink()
+        run(study, layout, experiment)
+    alone, weights = curve(layout, experiment), torch.load(layout.weights(experiment), weights_only=True)
+    layout.loss_curve(experiment).unlink()
+    layout.weights(experiment).unlink()
     (workspace / "frozen.py").write_text(FROZEN)
-    done = torchrun("frozen.py", "train", config(**changes), EXPERIMENT)
+    done = torchrun("frozen.py", "train", config(**changes), experiment)
     assert done.returncode == 0, done.stderr
-    together = curve(layout)
+    together = curve(layout, experiment)
     # The same images, one foreground count and the mean of the gradients: only the order of fp32 sums differs.
     assert together == [pytest.approx(row, rel=1e-4) for row in alone]
     assert together[0] == pytest.approx(alone[0], rel=1e-6)
-    for name, value in torch.load(layout.weights(EXPERIMENT), weights_only=True).items():
+    for name, value in torch.load(layout.weights(experiment), weights_only=True).items():
         torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-5)
-    written = {str(path.relative_to(workspace)) for path in workspace.rglob(f"*{EXPERIMENT}*/*") if path.is_file()}
-    assert written == {f"results/tiny/{EXPERIMENT}/{name}" for name in ("training.json", "loss_curve.csv")} | {
-        f"scratch/tiny/{EXPERIMENT}/lock"
+    written = {str(path.relative_to(workspace)) for path in workspace.rglob(f"*{experiment}*/*") if path.is_file()}
+    assert written == {f"results/tiny/{experiment}/{name}" for name in ("training.json", "loss_curve.csv")} | {
+        f"scratch/tiny/{experiment}/lock"
     }
 
 

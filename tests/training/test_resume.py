@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
+from studies import ADDED, DETECTOR, ROI, RPN, merged
 
 from imbdet.data.batch import Batch
 from imbdet.data.loader import TrainingBatches
@@ -26,11 +28,11 @@ class Interrupted(Exception):
     """Stands for whatever ends a process in the middle of a training."""
 
 
-def outputs(layout):
-    return layout.weights(EXPERIMENT).read_bytes(), layout.loss_curve(EXPERIMENT).read_bytes()
+def outputs(layout, experiment=EXPERIMENT):
+    return layout.weights(experiment).read_bytes(), layout.loss_curve(experiment).read_bytes()
 
 
-def train_interrupted(study, layout, batches):
+def train_interrupted(study, layout, batches, experiment=EXPERIMENT):
     """Train until ``batches`` batches have been read, of those that are left."""
     complete = TrainingBatches.iterate
 
@@ -43,20 +45,20 @@ def train_interrupted(study, layout, batches):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingBatches, "iterate", torn)
         with pytest.raises(Interrupted):
-            run(study, layout, EXPERIMENT)
+            run(study, layout, experiment)
 
 
-def train_whole(study, layout):
+def train_whole(study, layout, experiment=EXPERIMENT):
     """The outputs of a training in one go, which are then removed."""
-    run(study, layout, EXPERIMENT)
-    result = outputs(layout)
-    shutil.rmtree(layout.weights(EXPERIMENT).parent)
+    run(study, layout, experiment)
+    result = outputs(layout, experiment)
+    shutil.rmtree(layout.weights(experiment).parent)
     return result
 
 
 def ema(gamma=2.0):
     """An experiment with state of its own: the running mean of its normalizer."""
-    return {EXPERIMENT: {"label": "focal", "method": FOCAL | {"gamma": gamma}}}
+    return {EXPERIMENT: {"label": "focal", "methods": {"dense": FOCAL | {"gamma": gamma}}}}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -72,6 +74,55 @@ def test_interrupted_and_run_again_is_bit_equal(workspace, make_study, batches, 
         assert not layout.weights(EXPERIMENT).exists()
     run(study, layout, EXPERIMENT)
     assert outputs(layout) == whole
+
+
+SAMPLE_WEIGHTING = {
+    "name": "sample_weighting",
+    "variant": "paper",
+    "averaging": "sample",
+    "activation": "sigmoid",
+    "alpha": 0.25,
+    "gamma": 2.0,
+    "prior_prob": 0.01,
+    "normalizer": "batch",
+    "box_beta": 0.11,
+    "clamp": 2.0,
+    "class_regularizer": 0.5,
+    "background_regularizer": None,
+    "box_regularizer": 0.5,
+    "learning_rate": 0.01,
+    "weight_decay": 0.0001,
+}
+
+
+def test_a_method_that_learns_with_an_optimizer_of_its_own_is_resumed_bit_equal(workspace, make_study):
+    """Adam's averages and counts of steps are in the checkpoint, beside those of the common optimizer."""
+    learned = {EXPERIMENT: {"label": "SWN", "methods": {"dense": SAMPLE_WEIGHTING}}}
+    study = make_study(train={"log_every": 4, "checkpoint_every": 3}, experiments=learned)
+    layout = Layout.of(study)
+    whole = train_whole(study, layout)
+    train_interrupted(study, layout, 5)
+    (checkpoint,) = layout.scratch(EXPERIMENT).glob("*/checkpoint.pt")
+    content = torch.load(checkpoint, weights_only=True)
+    common, adam = content["optimizers"]
+    own = [name for name in content["model"] if name.startswith("methods.dense.network.")]
+    assert len(own) == len(adam["state"]) > 0
+    assert all(state["step"] == 3 and state["exp_avg"].any() for state in adam["state"].values())
+    assert len(common["state"]) > 0
+    assert [schedule["last_epoch"] for schedule in content["schedules"]] == [3, 3]
+    run(study, layout, EXPERIMENT)
+    assert outputs(layout) == whole
+
+
+@pytest.mark.parametrize("batches", [1, 5])
+def test_a_detector_that_draws_its_samples_is_resumed_bit_equal(workspace, make_study, batches):
+    """Each step's draws are a function of the step, so that a resume needs no generator's state."""
+    study = make_study(train={"log_every": 4, "checkpoint_every": 3}, **ADDED)
+    layout = Layout.of(study)
+    whole = train_whole(study, layout, "two-stage")
+    train_interrupted(study, layout, batches, "two-stage")
+    run(study, layout, "two-stage")
+    assert outputs(layout, "two-stage") == whole
 
 
 def test_a_resume_repeats_no_step_before_the_checkpoint(workspace, make_study, capsys, monkeypatch):
@@ -137,7 +188,7 @@ class TestFingerprint:
             {"seed": 2},
             {"train": {"steps": 7}},
             {"train": {"optimizer": {"lr": 0.02}}},
-            {"detector": {"fpn_channels": 16}},
+            {"detectors": {"retinanet": {"fpn_channels": 16}}},
             {"data": {"tail_exponent": 2.0}},
         ],
     )
@@ -150,6 +201,8 @@ class TestFingerprint:
         [
             {"description": "other words"},
             {"experiments": {EXPERIMENT: {"label": "another label"}}},
+            {"experiments": {"ce": {"methods": {"dense": FOCAL}}}},
+            ADDED,
             {"evaluate": {"nms_iou": 0.4}},
             {"report": {"gamma": []}},
         ],
@@ -157,6 +210,17 @@ class TestFingerprint:
     def test_is_the_same_whatever_else_changes(self, key, make_study, changes):
         study = make_study(**changes)
         assert record.fingerprint(study, Layout.of(study), EXPERIMENT) == key
+
+    def test_differs_with_each_of_its_methods_and_with_its_detector(self, workspace, make_study):
+        changes = [
+            {},
+            {"experiments": {"two-stage": {"methods": {"rpn": RPN | {"box_beta": 0.5}}}}},
+            {"experiments": {"two-stage": {"methods": {"roi": ROI | {"box_beta": 0.5}}}}},
+            {"detectors": {"faster_rcnn": DETECTOR | {"short_side": 48}}},
+        ]
+        studies = [make_study(**merged(ADDED, change)) for change in changes]
+        keys = {record.fingerprint(study, Layout.of(study), "two-stage") for study in studies}
+        assert len(keys) == len(changes)
 
     def test_differs_with_the_data(self, key, make_study):
         study = make_study()

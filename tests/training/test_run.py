@@ -8,12 +8,15 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
+from studies import ADDED
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imbdet.data.loader import TrainingBatches
 from imbdet.errors import UserError
 from imbdet.layout import Layout
+from imbdet.methods.cross_entropy import CrossEntropy
 from imbdet.methods.focal import Focal
+from imbdet.training import record
 from imbdet.training import run as training
 from imbdet.training.run import run
 
@@ -46,7 +49,7 @@ def test_equal_seeds_give_equal_weights_to_the_bit_and_others_do_not(workspace, 
 
 def test_methods_start_from_the_same_weights_and_end_at_others(workspace, make_study):
     study = make_study()
-    starts = [training._initial_model(study, name, 3).state_dict() for name in study.experiments]
+    starts = [training._initial_model(study, Layout.of(study), name).state_dict() for name in study.experiments]
     assert all(equal(*starts).values())
     (one, _), (two, _) = (trained(study, name) for name in study.experiments)
     assert not all(equal(one, two).values())
@@ -91,6 +94,50 @@ def test_bf16_keeps_losses_and_boxes_in_fp32_and_is_close_to_fp32(workspace, mak
     assert rounded["total"] != exact["total"]
 
 
+def test_bf16_keeps_boxes_and_losses_of_both_stages_in_fp32(workspace, make_study, monkeypatch):
+    seen = []
+    forward = CrossEntropy.forward
+
+    def watch(self, samples):
+        losses = forward(self, samples)
+        seen.append((samples, losses))
+        return losses
+
+    monkeypatch.setattr(CrossEntropy, "forward", watch)
+    _, (row,) = trained(make_study(train={"steps": 1, "log_every": 1, "precision": "bf16"}, **ADDED), "two-stage")
+    assert [samples.stage for samples, _ in seen] == ["rpn", "roi"]
+    for samples, losses in seen:
+        assert samples.logits.dtype == samples.deltas.dtype == torch.bfloat16
+        assert samples.priors.dtype == samples.delta_targets.dtype == samples.prior_iou.dtype == torch.float32
+        assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert math.isfinite(row["total"])
+
+
+def test_a_detector_of_two_stages_trains_on_its_draws(workspace, make_study):
+    """Equal seeds give equal weights, whatever the global generator's state; each stage's loss falls."""
+    sgd = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0001}
+    study = make_study(train={"steps": 30, "log_every": 6, "optimizer": sgd}, **ADDED)
+    torch.manual_seed(1)
+    weights, rows = trained(study, "two-stage")
+    torch.manual_seed(2)
+    again, rows_again = trained(study, "two-stage")
+    assert all(equal(weights, again).values())
+    assert rows == rows_again
+    terms = [f"{stage}_{name}" for stage in ("rpn", "roi") for name in ("classification", "box_regression")]
+    assert rows[0].keys() == {"step", "learning_rate", "total", *terms}
+    assert rows[0]["total"] == pytest.approx(sum(rows[0][term] for term in terms), rel=1e-6)
+    for stage in ("rpn", "roi"):
+        assert rows[-1][f"{stage}_classification"] < 0.93 * rows[0][f"{stage}_classification"]
+
+
+def test_every_stages_loss_is_compiled_where_the_study_says_so(workspace, make_study):
+    for compiled in (False, True):
+        study = make_study(train={"compile_loss": compiled}, **ADDED)
+        for name in study.experiments:
+            model = training._initial_model(study, Layout.of(study), name)
+            assert {method.compiled for method in model.methods.values()} == {compiled}
+
+
 @pytest.mark.parametrize(
     "train",
     [
@@ -132,7 +179,7 @@ def test_diverging_training_names_the_images_of_its_step(workspace, make_study):
     with pytest.raises(UserError, match="the loss is not finite") as caught:
         run(study, layout, EXPERIMENT)
     step = int(str(caught.value).split(":")[0].removeprefix("step "))
-    ids = TrainingBatches(study, layout, 128).batch_ids(step - 1)
+    ids = TrainingBatches(study, layout, EXPERIMENT).batch_ids(step - 1)
     assert f"images {ids.tolist()}" in str(caught.value)
     assert not layout.weights(EXPERIMENT).exists()
 
@@ -162,8 +209,10 @@ def test_record_of_a_training(workspace, make_study):
     keys = {"study", "experiment", "config", "data_sha256", "code", "versions", "hardware", "steps", "measured"}
     assert content.keys() == keys
     assert content["config"]["seed"] == study.seed
-    assert content["config"].keys() == {"seed", "data", "detector", "train", "method"}
-    assert content["config"]["method"] == study.experiments[EXPERIMENT].method
+    assert content["config"].keys() == {"seed", "data", "detector", "train", "methods"}
+    assert content["config"]["methods"] == study.experiments[EXPERIMENT].methods
+    assert content["config"]["detector"] == json.loads(study.detector(EXPERIMENT).model_dump_json(exclude={"train"}))
+    assert content["config"]["train"] == json.loads(study.train.model_dump_json())
     assert content["steps"] == study.train.steps
     assert content["measured"]["seconds"] > 0
     assert math.isfinite(content["measured"]["images_per_second"])
@@ -171,6 +220,22 @@ def test_record_of_a_training(workspace, make_study):
     assert content["versions"]["torch"] == version("torch")
     assert str(workspace) not in text
     assert '"/' not in text
+
+
+def test_a_detectors_own_training_values_are_those_that_count(workspace, make_study):
+    """Given there or in the study, they are one training: equal weights, fingerprints and recorded configurations."""
+    values = {"steps": 3, "batch_size": 2, "flip": 0.0}
+    own, plain = make_study(detectors={"retinanet": {"train": values}}), make_study(train=values)
+    layout = Layout.of(own)
+    fingerprints = [record.fingerprint(study, layout, EXPERIMENT) for study in (own, plain)]
+    assert fingerprints[0] == fingerprints[1] != record.fingerprint(make_study(), layout, EXPERIMENT)
+    results = []
+    for study in (own, plain):
+        weights, rows = trained(study)
+        assert rows[-1]["step"] == 3
+        results.append((weights, rows, json.loads(layout.training(EXPERIMENT).read_text())["config"]))
+    assert all(equal(results[0][0], results[1][0]).values())
+    assert results[0][1:] == results[1][1:]
 
 
 def test_files_that_a_training_leaves(workspace, make_study):

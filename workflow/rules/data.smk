@@ -23,16 +23,16 @@ rule census:
     input:
         annotations=layout.annotations("train"),
         manifest=layout.manifest,
-        code=pipeline.code("census"),
+        code=lambda wildcards: pipeline.code("census", wildcards.detector),
     output:
-        census=layout.census,
-        structure=layout.structure,
+        census=layout.census("{detector}"),
+        structure=layout.structure("{detector}"),
     log:
-        logs / "census.log",
+        logs / "census-{detector}.log",
     conda:
         "../envs/imbdet.yaml"
     params:
         study=str(pipeline.path),
-        settings=pipeline.settings("census"),
+        settings=lambda wildcards: pipeline.settings("census", wildcards.detector),
     shell:
-        "python -m imbdet census {params.study} > {log} 2>&1"
+        "python -m imbdet census {params.study} {wildcards.detector} > {log} 2>&1"

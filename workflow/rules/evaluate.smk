@@ -65,6 +65,55 @@ rule loss_samples:
         "python -m imbdet loss-samples {params.study} {wildcards.experiment} > {log} 2>&1"
 
 
+rule inspect:
+    input:
+        weights=layout.weights("{experiment}"),
+        annotations=layout.annotations("val"),
+        manifest=layout.manifest,
+        code=lambda wildcards: pipeline.code("inspect", wildcards.experiment),
+    output:
+        candidates=layout.candidates("{experiment}"),
+        method_loss=layout.method_loss("{experiment}"),
+        gradient_shares=layout.gradient_shares("{experiment}"),
+    log:
+        logs / "{experiment}" / "inspect.log",
+    conda:
+        "../envs/imbdet.yaml"
+    threads: network_threads
+    resources:
+        gpu=gpu,
+    params:
+        study=str(pipeline.path),
+        settings=lambda wildcards: pipeline.settings("inspect", wildcards.experiment),
+    shell:
+        "python -m imbdet inspect {params.study} {wildcards.experiment} > {log} 2>&1"
+
+
+if pipeline.study.report.funnel:
+    (two_stage,) = pipeline.study.report.funnel
+
+    rule funnel:
+        input:
+            weights=layout.weights(two_stage),
+            annotations=layout.annotations("train"),
+            manifest=layout.manifest,
+            code=pipeline.code("funnel", two_stage),
+        output:
+            funnel=layout.funnel,
+        log:
+            logs / "funnel.log",
+        conda:
+            "../envs/imbdet.yaml"
+        threads: network_threads
+        resources:
+            gpu=gpu,
+        params:
+            arguments=f"{pipeline.path} {two_stage}",
+            settings=pipeline.settings("funnel", two_stage),
+        shell:
+            "python -m imbdet funnel {params.arguments} > {log} 2>&1"
+
+
 rule examples:
     input:
         detections=[layout.detections(name) for name in pipeline.study.report.detections],

@@ -1,9 +1,13 @@
 """A batch of images with the ground truth of all of them in flat arrays, as matching over a whole batch wants it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from imbdet.assigners import Truth
 
 
 @dataclass
@@ -17,6 +21,7 @@ class Batch:
     gt_boxes: [G, 4] fp32 xyxy, pixels of the resized image. gt_labels: [G] int64, 0..K-1.
     gt_images: [G] int64, position in the batch, ascending.
     ignore_boxes, ignore_images: [R, 4] and [R], crowd regions, in the same terms.
+    seed: of the draws that samplers and methods make on this batch; None for PyTorch's global generator.
     """
 
     images: Tensor
@@ -28,14 +33,30 @@ class Batch:
     gt_images: Tensor
     ignore_boxes: Tensor
     ignore_images: Tensor
+    seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Return the batch on ``device``."""
-        return Batch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory, as ``DataLoader(pin_memory=True)`` asks."""
-        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+        return self._each(Tensor.pin_memory)
+
+    @property
+    def truth(self) -> Truth:
+        """The ground truth alone."""
+        return Truth(
+            self.gt_boxes, self.gt_labels, self.gt_images, self.ignore_boxes, self.ignore_images, num_images=len(self)
+        )
+
+    def generator(self, device: torch.device) -> torch.Generator | None:
+        """A new generator on ``device`` with the batch's seed."""
+        return None if self.seed is None else torch.Generator(device).manual_seed(self.seed)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "seed"}
+        return Batch(**tensors, seed=self.seed)

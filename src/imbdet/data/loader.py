@@ -6,7 +6,7 @@ global generator (``DataLoader`` does, unless given its own).
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,15 +20,17 @@ from imbdet.data.coco import Annotations, Categories, Ints, read_annotations
 from imbdet.data.transforms import decode, fitted_size, flip, resize
 from imbdet.errors import UserError
 from imbdet.layout import Layout
-from imbdet.seeding import generator
+from imbdet.seeding import generator, number
+from imbdet.settings import Detector
 
 
 @dataclass(frozen=True)
 class Sample:
     """One resized image.
 
-    image: [3, h, w] uint8. scale: [2] fp32, resized over original size, (x, y). boxes: [n, 4] fp32 xyxy and ignore:
-    [r, 4] fp32 xyxy, pixels of the resized image. labels: [n] int64.
+    image: [3, h, w] uint8, on the device "meta" where only its size is asked for. scale: [2] fp32, resized over
+    original size, (x, y). boxes: [n, 4] fp32 xyxy and ignore: [r, 4] fp32 xyxy, pixels of the resized image.
+    labels: [n] int64.
     """
 
     image: Tensor
@@ -39,11 +41,14 @@ class Sample:
     ignore: Tensor
 
 
-def collate(samples: list[Sample], stride: int) -> Batch:
-    """Put images into one tensor, padded with zeros to a multiple of ``stride``, and their boxes into flat arrays."""
+def collate(samples: list[Sample], stride: int, seed: int | None = None) -> Batch:
+    """Put images into one tensor, padded with zeros to a multiple of ``stride``, and their boxes into flat arrays.
+
+    ``seed``: of the draws that samplers and methods make on this batch.
+    """
     sizes = torch.tensor([sample.image.shape[1:] for sample in samples])
     height, width = ((sizes.amax(dim=0) + stride - 1) // stride * stride).tolist()
-    images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
+    images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8, device=samples[0].image.device)
     for padded, sample in zip(images, samples, strict=True):
         padded[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
     position = torch.arange(len(samples))
@@ -57,56 +62,79 @@ def collate(samples: list[Sample], stride: int) -> Batch:
         gt_images=position.repeat_interleave(torch.tensor([len(sample.boxes) for sample in samples])),
         ignore_boxes=torch.cat([sample.ignore for sample in samples]),
         ignore_images=position.repeat_interleave(torch.tensor([len(sample.ignore) for sample in samples])),
+        seed=seed,
     )
 
 
 class Split:
-    """The prepared images of one split, resized as the study's detector asks.
+    """The prepared images of one split, resized as a detector asks.
 
     With ``crowd: drop`` no region to ignore is handed on. Raises :class:`UserError` for an image that is missing or
     corrupt; that its size is what the annotation says was checked when the data were prepared.
     """
 
-    def __init__(self, study: Study, layout: Layout, name: str) -> None:
+    def __init__(self, detector: Detector, layout: Layout, name: str) -> None:
         self.annotations: Annotations = read_annotations(layout.annotations(name))
         self.folder = layout.images(name)
-        self.sides = (study.detector.short_side, study.detector.long_side)
-        self.keep_crowds = study.detector.assigner.crowd == "ignore"
+        self.sides = (detector.short_side, detector.long_side)
+        self.keep_crowds = detector.crowd == "ignore"
+        self.stride = detector.strides[-1]
 
     def __len__(self) -> int:
         return len(self.annotations.image_ids)
 
     def sample(self, index: int, mirrored: bool) -> Sample:
         """Load the image at position ``index`` (ascending image id), mirrored left to right or not."""
+        outline = self.outline(index)
+        pixels = decode(self.folder / self.annotations.file_names[index])
+        image = resize(pixels, *outline.image.shape[1:])
+        if not mirrored:
+            return replace(outline, image=image)
+        image, boxes = flip(image, torch.cat([outline.boxes, outline.ignore]))
+        count = len(outline.boxes)
+        return replace(outline, image=image, boxes=boxes[:count], ignore=boxes[count:])
+
+    def outline(self, index: int) -> Sample:
+        """Everything about an image but its pixels."""
         split = self.annotations
-        pixels = decode(self.folder / split.file_names[index])
-        height, width = pixels.shape[1:]
+        height, width = split.sizes[index].tolist()
         new_height, new_width = fitted_size(height, width, *self.sides)
-        image = resize(pixels, new_height, new_width)
         scale = torch.tensor([new_width / width, new_height / height])
         objects, crowds = split.objects.rows(index), split.crowds.rows(index)
-        count = objects.stop - objects.start
         ignored = split.crowds.boxes[crowds] if self.keep_crowds else split.crowds.boxes[:0]
-        boxes = torch.from_numpy(np.concatenate([split.objects.boxes[objects], ignored])) * scale.repeat(2)
-        if mirrored:
-            image, boxes = flip(image, boxes)
-        labels = torch.from_numpy(split.objects.labels[objects])
-        return Sample(image, scale, int(split.image_ids[index]), boxes[:count], labels, boxes[count:])
+        return Sample(
+            image=torch.empty((3, new_height, new_width), dtype=torch.uint8, device="meta"),
+            scale=scale,
+            image_id=int(split.image_ids[index]),
+            boxes=torch.from_numpy(split.objects.boxes[objects]) * scale.repeat(2),
+            labels=torch.from_numpy(split.objects.labels[objects]),
+            ignore=torch.from_numpy(ignored) * scale.repeat(2),
+        )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a step trains or evaluates on: positions of images, whether each is mirrored, the batch's seed."""
+
+    images: Ints
+    mirrored: list[bool]
+    seed: int
 
 
 class _Steps(Dataset[Batch | UserError]):
-    """The batch of each step; ``draw(step)`` gives positions of images and whether each is mirrored."""
+    """The batch of each step."""
 
-    def __init__(self, split: Split, draw: Callable[[int], tuple[Ints, list[bool]]], stride: int) -> None:
-        self.split, self.draw, self.stride = split, draw, stride
+    def __init__(self, split: Split, draw: Callable[[int], Draw]) -> None:
+        self.split, self.draw = split, draw
 
     def __getitem__(self, step: int) -> Batch | UserError:
+        drawn = self.draw(step)
         # An error is handed over as a value: raised in a worker, it would reach the user inside a traceback.
         try:
-            samples = [self.split.sample(int(i), mirrored) for i, mirrored in zip(*self.draw(step), strict=True)]
+            samples = [self.split.sample(int(i), flips) for i, flips in zip(drawn.images, drawn.mirrored, strict=True)]
         except UserError as error:
             return error
-        return collate(samples, self.stride)
+        return collate(samples, self.split.stride, drawn.seed)
 
 
 def _batches(steps: _Steps, which: Iterable[int], workers: int) -> Iterator[Batch]:
@@ -126,18 +154,19 @@ def _batches(steps: _Steps, which: Iterable[int], workers: int) -> Iterator[Batc
 
 
 class TrainingBatches:
-    """The training split as an endless, shuffled stream cut into batches; ``stride`` is the detector's coarsest.
+    """The training split as an endless, shuffled stream cut into batches, as the experiment's detector reads it.
 
     Each epoch holds every image once, in an order drawn from (seed, epoch); a batch may span two epochs. Of each batch
     a process gets every ``world_size``-th image, so that all of them together train on what one process would.
     Raises :class:`UserError` where the batch cannot be shared out evenly.
     """
 
-    def __init__(self, study: Study, layout: Layout, stride: int, rank: int = 0, world_size: int = 1) -> None:
-        if study.train.batch_size % world_size:
-            raise UserError(f"train.batch_size is {study.train.batch_size}: no multiple of the {world_size} processes")
-        self.study, self.stride, self.rank, self.world_size = study, stride, rank, world_size
-        self.split = Split(study, layout, "train")
+    def __init__(self, study: Study, layout: Layout, experiment: str, rank: int = 0, world_size: int = 1) -> None:
+        settings = study.training(experiment)
+        if settings.batch_size % world_size:
+            raise UserError(f"train.batch_size is {settings.batch_size}: no multiple of the {world_size} processes")
+        self.seed, self.settings, self.rank, self.world_size = study.seed, settings, rank, world_size
+        self.split = Split(study.detector(experiment), layout, "train")
 
     @property
     def categories(self) -> Categories:
@@ -145,24 +174,23 @@ class TrainingBatches:
 
     def batch_ids(self, step: int) -> Ints:
         """Image ids of this process's share of the batch of ``step`` (from 0), [batch_size / world_size] int64."""
-        return self.split.annotations.image_ids[self._draw(step)[0]]
+        return self.split.annotations.image_ids[self._draw(step).images]
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batch of each step from ``start_step`` to the study's last one."""
-        which = range(start_step, self.study.train.steps)
-        return _batches(_Steps(self.split, self._draw, self.stride), which, self.study.train.workers)
+        which = range(start_step, self.settings.steps)
+        return _batches(_Steps(self.split, self._draw), which, self.settings.workers)
 
-    def _draw(self, step: int) -> tuple[Ints, list[bool]]:
-        """Positions of the images of a step, and whether each is mirrored."""
-        size, count = self.study.train.batch_size, len(self.split)
+    def _draw(self, step: int) -> Draw:
+        size, count, seed = self.settings.batch_size, len(self.split), self.seed
         epochs, places = np.divmod(np.arange(step * size, (step + 1) * size)[self.rank :: self.world_size], count)
-        images = np.array([_order(self.study.seed, int(e), count)[p] for e, p in zip(epochs, places, strict=True)])
+        images = np.array([_order(seed, int(e), count)[p] for e, p in zip(epochs, places, strict=True)])
         ids = self.split.annotations.image_ids[images]
         mirrored = [
-            bool(generator(self.study.seed, "flip", int(e), int(i)).random() < self.study.train.flip)
+            bool(generator(seed, "flip", int(e), int(i)).random() < self.settings.flip)
             for e, i in zip(epochs, ids, strict=True)
         ]
-        return images, mirrored
+        return Draw(images, mirrored, number(seed, "draws", step, self.rank))
 
 
 @lru_cache(maxsize=2)  # a batch spans two epochs at most, unless the data set is smaller than a batch
@@ -172,11 +200,11 @@ def _order(seed: int, epoch: int, count: int) -> Ints:
 
 
 class EvaluationBatches:
-    """All images of a split once, by ascending image id; ``stride`` is the detector's coarsest."""
+    """All images of a split once, by ascending image id, as the experiment's detector reads them."""
 
-    def __init__(self, study: Study, layout: Layout, split: str, stride: int) -> None:
-        self.study, self.stride = study, stride
-        self.split = Split(study, layout, split)
+    def __init__(self, study: Study, layout: Layout, experiment: str, split: str) -> None:
+        self.study = study
+        self.split = Split(study.detector(experiment), layout, split)
 
     @property
     def categories(self) -> Categories:
@@ -186,9 +214,9 @@ class EvaluationBatches:
         return math.ceil(len(self.split) / self.study.evaluate.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _batches(_Steps(self.split, self._draw, self.stride), range(len(self)), self.study.train.workers)
+        return _batches(_Steps(self.split, self._draw), range(len(self)), self.study.train.workers)
 
-    def _draw(self, step: int) -> tuple[Ints, list[bool]]:
+    def _draw(self, step: int) -> Draw:
         size = self.study.evaluate.batch_size
         images = np.arange(step * size, min((step + 1) * size, len(self.split)))
-        return images, [False] * len(images)
+        return Draw(images, [False] * len(images), number(self.study.seed, "evaluation draws", step))

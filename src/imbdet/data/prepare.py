@@ -17,13 +17,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from imbdet import seeding
-from imbdet.config import Data, Study
+from imbdet.config import Study
 from imbdet.data import polygons, shapes, sources
 from imbdet.data.archives import sha256
 from imbdet.data.coco import Annotations, read_annotations, read_json
 from imbdet.errors import UserError
 from imbdet.files import write_json
 from imbdet.layout import SPLITS, Layout
+from imbdet.settings import Data
 
 Record = dict[str, Any]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imbdet.config import ShapesData
 from imbdet.data.polygons import DISTRACTORS, OBJECTS, Contours, Floats, coverage, fit
 from imbdet.seeding import generator
+from imbdet.settings import ShapesData
 
 CLASSES = tuple(OBJECTS)
 LARGEST_OVERLAP = 0.25  # of two boxes, over the smaller one's area: objects may touch, none is hidden

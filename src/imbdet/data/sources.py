@@ -9,13 +9,13 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from imbdet.config import Coco2017Data, CocoFormatData, Data, ShapesData
 from imbdet.data import shapes
 from imbdet.data.archives import read_member, require_space, sha256, unpack
 from imbdet.data.coco import Annotations, parse_json, read_json, write_annotations
 from imbdet.data.download import fetch
 from imbdet.errors import UserError
 from imbdet.layout import SPLITS, Layout
+from imbdet.settings import Coco2017Data, CocoFormatData, Data, ShapesData
 
 COCO_ANNOTATIONS = "annotations/annotations_trainval2017.zip"
 COCO_IMAGES = "zips/{split}2017.zip"

@@ -1,32 +1,57 @@
 """Detectors: networks from torchvision's parts, and this project's path from features to ``Samples``."""
 
+import torch
+
 from imbdet.config import Study
-from imbdet.detectors.retinanet import RetinaNet, build_retinanet
+from imbdet.data.facts import Facts
+from imbdet.detectors.base import Detector
+from imbdet.detectors.faster_rcnn import build_faster_rcnn
+from imbdet.detectors.retinanet import build_retinanet
 from imbdet.errors import UserError
-from imbdet.methods import build_method
+from imbdet.methods import Method, build_method
+from imbdet.samples import Stage
 
-__all__ = ["RetinaNet", "build_detector", "check_experiments"]
+__all__ = ["Detector", "build_detector", "check_experiments"]
 
 
-def build_detector(study: Study, experiment: str, num_classes: int) -> RetinaNet:
-    """Build the untrained detector of an experiment, its method inside.
+def build_detector(study: Study, experiment: str, facts: Facts) -> Detector:
+    """Build the untrained detector of an experiment, its methods inside.
 
-    Raises :class:`UserError` for a method or backbone that does not exist, a wrong parameter, or a method whose paper
-    does not define it for this detector.
+    Raises :class:`UserError` for a method or backbone that does not exist, a wrong parameter, or a method at a stage
+    where its paper does not define it.
     """
-    method = build_method(study.experiment(experiment).method)
-    if "dense" not in method.stages:
-        raise UserError(
-            f"experiment {experiment}: method {study.experiment(experiment).method['name']} is defined for the stages "
-            f"{', '.join(sorted(method.stages))}; {study.detector.name} has the stage dense"
-        )
-    return build_retinanet(study.detector, num_classes, method)
+    methods = _methods(study, experiment, facts)
+    chosen = study.detector(experiment)
+    if chosen.name == "retinanet":
+        return build_retinanet(chosen, facts.num_classes, methods["dense"])
+    return build_faster_rcnn(chosen, facts.num_classes, methods)
 
 
 def check_experiments(study: Study) -> None:
-    """Build every experiment's method once, so that a wrong parameter is found before the first training."""
+    """Build every experiment's methods once, so that a wrong parameter is found before the first training."""
     for name in study.experiments:
         try:
-            build_method(study.experiment(name).method)
+            _methods(study, name, Facts(1, (1.0,)))
         except UserError as error:
-            raise UserError(f"study {study.name}, experiment {name}: {error}") from None
+            raise UserError(f"study {study.name}, {error}") from None
+
+
+def _methods(study: Study, experiment: str, facts: Facts) -> dict[Stage, Method]:
+    methods = {}
+    for stage, spec in study.experiment(experiment).methods.items():
+        try:
+            # Whatever a method draws for itself, the network draws the same initial weights after it.
+            with torch.random.fork_rng(devices=[]):
+                methods[stage] = build_method(spec, facts.frequency)
+            _check(methods[stage], stage, spec["name"])
+        except UserError as error:
+            raise UserError(f"experiment {experiment}: {error}") from None
+    return methods
+
+
+def _check(method: Method, stage: Stage, name: str) -> None:
+    if stage not in method.stages:
+        stages = ", ".join(sorted(method.stages))
+        raise UserError(f"method {name} is defined for the stages {stages}, not for {stage}")
+    if stage == "rpn" and method.head.activation != "sigmoid":
+        raise UserError(f"RPN has one sigmoid column; {name} asks for softmax")

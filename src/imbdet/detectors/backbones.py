@@ -6,28 +6,24 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from imbdet.errors import UserError, nearest
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "resnext101_32x8d")
 NAMES = ("tiny", *RESNETS)
-STAGES = ("layer2", "layer3", "layer4")
-P6Source = Literal["c5", "p5", "none"]
+P6Source = Literal["c5", "p5", "pool", "none"]
 
 
-def strides(p6_source: P6Source) -> tuple[int, ...]:
-    """Strides of the pyramid's levels, P3 to P5 or to P7; images are padded to a multiple of the last."""
-    return (8, 16, 32) if p6_source == "none" else (8, 16, 32, 64, 128)
+def build_backbone(
+    name: str, pretrained: bool, fpn_channels: int, p6_source: P6Source, lowest: int = 3
+) -> BackboneWithFPN:
+    """Build a backbone with a feature pyramid from level P``lowest`` (2 or 3) up, each level of ``fpn_channels``.
 
-
-def build_backbone(name: str, pretrained: bool, fpn_channels: int, p6_source: P6Source) -> BackboneWithFPN:
-    """Build a backbone with the levels of :func:`strides`, each of ``fpn_channels`` channels.
-
-    ``p6_source``: P6 is made from C5 in the paper and from P5 in torchvision; "none" ends the pyramid at P5. With
-    ``pretrained``, torchvision's default ImageNet weights are fetched, batch normalisation is frozen, and so are the
-    stem and the first stage.
+    ``p6_source``: RetinaNet makes P6 and P7 from C5 in the paper and from P5 in torchvision; Faster R-CNN makes P6 from
+    P5 by "pool"; "none" ends the pyramid at P5. With ``pretrained``, torchvision's default ImageNet weights are
+    fetched, batch normalisation is frozen, and so are the stem and the first stage.
 
     Raises:
         UserError: a name that does not exist; pretrained weights asked for the network that has none.
@@ -35,15 +31,15 @@ def build_backbone(name: str, pretrained: bool, fpn_channels: int, p6_source: P6
     if name == "tiny":
         if pretrained:
             raise UserError("detector.pretrained: the backbone 'tiny' has no pretrained weights; set it to false")
-        body, channels = _tiny(), TINY_CHANNELS[1:]
+        body, channels = _tiny(), TINY_CHANNELS
     elif name in RESNETS:
         body = _resnet(name, pretrained)
-        channels = tuple(body.inplanes // 8 * 2**stage for stage in (1, 2, 3))
+        channels = tuple(body.inplanes // 8 * 2**stage for stage in range(4))
     else:
         raise UserError(f"detector.backbone {name!r} does not exist; {nearest(name, NAMES)}")
-    levels = {stage: str(i) for i, stage in enumerate(STAGES)}
-    extra = _NoLevels() if p6_source == "none" else _p6_p7(p6_source, channels[-1], fpn_channels)
-    return BackboneWithFPN(body, levels, list(channels), fpn_channels, extra_blocks=extra)
+    levels = {f"layer{level - 1}": str(i) for i, level in enumerate(range(lowest, 6))}
+    extra = _extra_levels(p6_source, channels[-1], fpn_channels)
+    return BackboneWithFPN(body, levels, list(channels[lowest - 2 :]), fpn_channels, extra_blocks=extra)
 
 
 class _NoLevels(ExtraFPNBlock):  # type: ignore[misc]
@@ -53,7 +49,9 @@ class _NoLevels(ExtraFPNBlock):  # type: ignore[misc]
         return results, names
 
 
-def _p6_p7(p6_source: P6Source, c5_channels: int, fpn_channels: int) -> LastLevelP6P7:
+def _extra_levels(p6_source: P6Source, c5_channels: int, fpn_channels: int) -> ExtraFPNBlock:
+    if p6_source in ("none", "pool"):
+        return _NoLevels() if p6_source == "none" else LastLevelMaxPool()
     block = LastLevelP6P7(c5_channels if p6_source == "c5" else fpn_channels, fpn_channels)
     block.use_P5 = p6_source == "p5"  # torchvision guesses it from the widths, which may be equal by chance
     return block

@@ -53,6 +53,7 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
         "study": study.name,
         "experiment": experiment,
         "label": chosen.label,
+        "detector": chosen.detector,
         "method": chosen.method,
         "data": study.description,
         "seed": study.seed,

@@ -59,6 +59,17 @@ def cumulative_table(foreground: Floats, background: Floats, gammas: Sequence[fl
     return pd.concat(parts, ignore_index=True)
 
 
+def cumulative(losses: Floats) -> pd.DataFrame:
+    """The share of any losses, [N] at least 0 in any order, that their smallest fractions carry.
+
+    Columns fraction, cumulative, samples, as :func:`cumulative_table` has them; all zero where no loss is above 0.
+    """
+    fractions = fraction_grid()
+    ordered = np.sort(losses.astype(np.float64))
+    shares = _share_of_sorted(ordered, fractions) if ordered[-1] > 0 else np.zeros_like(fractions)
+    return pd.DataFrame({"fraction": fractions, "cumulative": shares, "samples": len(ordered)})
+
+
 def _easiest_first(x_t: Floats) -> NDArray[np.float64]:
     """Samples from the smallest loss up, which is from the largest x_t down."""
     if x_t.size == 0:
@@ -74,14 +85,19 @@ def _share(x_t: NDArray[np.float64], gamma: float, fractions: NDArray[np.float64
     cross_entropy = np.logaddexp(0, -x_t)
     # log(1 - p_t) = -softplus(x_t) = -(x_t + CE): no 1 - p_t, which is 0 where p_t rounds to 1.
     losses = np.exp(-gamma * (x_t + cross_entropy)) * cross_entropy
+    if losses.sum() == 0:
+        raise UserError("every loss is zero in double precision; the logits are too large to compare")
+    return _share_of_sorted(losses, fractions)
+
+
+def _share_of_sorted(losses: NDArray[np.float64], fractions: Floats) -> NDArray[np.float64]:
+    """Share of the sum of [N] ascending losses that the first ``fractions`` of them have."""
     position = np.clip(fractions, 0, 1) * len(losses)
     whole = np.minimum(position.astype(np.int64), len(losses) - 1)
     # Few long sums, each pairwise, instead of one running sum over 1e7 samples that grows its rounding error.
     cuts = np.unique(np.concatenate([[0], whole, [len(losses)]]))
     segments = [losses[a:b].sum() for a, b in itertools.pairwise(cuts)]
     sums = np.concatenate([[0.0], np.cumsum(segments)])
-    total = float(sums[-1])
-    if total == 0:
-        raise UserError("every loss is zero in double precision; the logits are too large to compare")
-    reached: NDArray[np.float64] = sums[np.searchsorted(cuts, whole)] + (position - whole) * losses[whole]
-    return reached / total
+    reached = sums[np.searchsorted(cuts, whole)] + (position - whole) * losses[whole]
+    shares: NDArray[np.float64] = reached / sums[-1]
+    return shares

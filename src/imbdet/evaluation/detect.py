@@ -5,10 +5,10 @@ from tqdm import tqdm
 
 from imbdet.config import Study
 from imbdet.data.coco import Categories
+from imbdet.data.facts import read_facts
 from imbdet.data.loader import EvaluationBatches
-from imbdet.detectors import build_detector
-from imbdet.detectors.backbones import strides
-from imbdet.detectors.retinanet import ImageDetections, RetinaNet
+from imbdet.detectors import Detector, build_detector
+from imbdet.detectors.base import ImageDetections
 from imbdet.errors import UserError
 from imbdet.evaluation.detections import Detections
 from imbdet.layout import Layout
@@ -17,8 +17,8 @@ from imbdet.training.checkpoint import load_tensors
 
 def run(study: Study, layout: Layout, experiment: str) -> None:
     """Write the detections of an experiment's weights."""
-    batches = EvaluationBatches(study, layout, "val", max(strides(study.detector.p6_source)))
-    model, device = load_trained(study, layout, experiment, len(batches.categories))
+    batches = EvaluationBatches(study, layout, experiment, "val")
+    model, device = load_trained(study, layout, experiment)
     parts = []
     for batch in tqdm(batches, desc=f"detect {experiment}", mininterval=5):
         found = model.detect(batch.to(device), study.evaluate)
@@ -27,13 +27,13 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     Detections.concatenate(parts).save(layout.detections(experiment))
 
 
-def load_trained(study: Study, layout: Layout, experiment: str, num_classes: int) -> tuple[RetinaNet, torch.device]:
+def load_trained(study: Study, layout: Layout, experiment: str) -> tuple[Detector, torch.device]:
     """An experiment's trained detector in evaluation mode, on the GPU where there is one, and that device.
 
     Raises :class:`UserError` where the weights are missing, damaged or those of another detector.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_detector(study, experiment, num_classes)
+    model = build_detector(study, experiment, read_facts(layout))
     weights = load_tensors(layout.weights(experiment), device)
     try:
         model.load_state_dict(weights)

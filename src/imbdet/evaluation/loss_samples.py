@@ -7,10 +7,10 @@ from tqdm import tqdm
 
 from imbdet.config import Study
 from imbdet.data.loader import EvaluationBatches
-from imbdet.detectors.backbones import strides
 from imbdet.errors import UserError
 from imbdet.evaluation.cumulative import cumulative_table
 from imbdet.evaluation.detect import load_trained
+from imbdet.evaluation.reservoir import Reservoir
 from imbdet.files import write_npz, write_text
 from imbdet.layout import Layout
 from imbdet.samples import Samples
@@ -24,20 +24,23 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
 
     A foreground sample is the logit of the assigned class of a foreground anchor; a background sample is minus the
     logit of one class of a background anchor: these are the terms that the loss sums. All foreground samples are
-    kept, and of the background a random sample of the whole split. Raises :class:`UserError` where the split gives
-    fewer samples than the study asks for.
+    kept, and of the background a random sample of the whole split. Raises :class:`UserError` for a two-stage detector,
+    and where the split gives fewer samples than the study asks for.
     """
-    batches = EvaluationBatches(study, layout, "val", max(strides(study.detector.p6_source)))
-    model, device = load_trained(study, layout, experiment, len(batches.categories))
+    if "dense" not in study.experiment(experiment).methods:
+        raise UserError(
+            f"report.cumulative_loss names {experiment}, whose detector has two stages; name a one-stage one"
+        )
+    batches = EvaluationBatches(study, layout, experiment, "val")
+    model, device = load_trained(study, layout, experiment)
     wanted = study.loss_samples
-    foreground, background, keys = [], np.zeros(0, np.float32), np.zeros(0, np.float32)
+    foreground, kept = [], Reservoir(wanted.background)
     for step, batch in enumerate(tqdm(batches, desc=f"loss samples {experiment}", mininterval=5)):
         with torch.no_grad():
-            positive, negative = margins(model.samples(batch.to(device)))
+            positive, negative = margins(model.samples(batch.to(device))["dense"])
         foreground.append(positive)
-        drawn = generator(study.seed, "loss-samples", step).random(len(negative), np.float32)
-        keys, background = _lowest(np.append(keys, drawn), np.append(background, negative), wanted.background)
-    positives = np.concatenate(foreground)
+        kept.add(generator(study.seed, "loss-samples", step).random(len(negative), np.float32), negative)
+    positives, background = np.concatenate(foreground), kept.values
     for name, count, least in (
         ("foreground", len(positives), wanted.foreground),
         ("background", len(background), wanted.background),
@@ -49,14 +52,6 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
             )
     write_npz(layout.logits(experiment), foreground=positives, background=background)
     write_text(layout.cumulative_loss(experiment), cumulative_table(positives, background).to_csv(index=False))
-
-
-def _lowest(keys: Margins, values: Margins, count: int) -> tuple[Margins, Margins]:
-    """The values with the ``count`` lowest of their random keys: a sample of all batches that have been seen."""
-    if len(keys) <= count:
-        return keys, values
-    chosen = np.sort(np.argpartition(keys, count)[:count])
-    return keys[chosen], values[chosen]
 
 
 def margins(samples: Samples) -> tuple[Margins, Margins]:

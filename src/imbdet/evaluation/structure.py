@@ -3,40 +3,46 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from imbdet.config import Study
+from imbdet.detectors import Detector
+from imbdet.detectors.faster_rcnn import FasterRCNN
 from imbdet.detectors.retinanet import RetinaNet
+from imbdet.settings import Network
 
 
-def describe(study: Study, model: RetinaNet) -> dict[str, Any]:
+def describe(settings: Network, model: Detector) -> dict[str, Any]:
     """Levels with strides, shapes and anchors, the heads, and the number of parameters.
 
     Shapes come from a run of the network on one blank image of the study's largest size, padded.
     """
-    stride = max(model.anchors.strides)
-    height, width = (-(-side // stride) * stride for side in (study.detector.short_side, study.detector.long_side))
+    anchors = model.anchors
+    stride, lowest = anchors.strides[-1], anchors.strides[0].bit_length() - 1
+    height, width = (-(-side // stride) * stride for side in (settings.short_side, settings.long_side))
     with torch.no_grad():
         image = torch.zeros(1, 3, height, width)
-        stages = model.backbone.body(image)
-        levels = model.backbone.eval()(image)
-    anchors = model.anchors
+        stages: dict[str, Tensor] = model.backbone.body(image)
+        levels: dict[str, Tensor] = model.backbone.eval()(image)
     sides = (anchors.shapes[..., 2:] - anchors.shapes[..., :2]).flatten(1)
-    head = model.head.classification_head
-    heads = (("classification", model.num_classes), ("box_regression", 4))
+    values = settings.model_dump()
     return {
-        "study": study.name,
-        "name": study.detector.name,
-        "backbone": study.detector.backbone,
-        "p6_source": study.detector.p6_source,
+        "name": values["name"],
+        "backbone": settings.backbone,
+        "p6_source": values["p6_source"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "image": [height, width],
         "backbone_levels": [
-            {"name": f"C{i + 3}", "stride": height // x.shape[2], "channels": x.shape[1], "shape": list(x.shape[2:])}
+            {
+                "name": f"C{lowest + i}",
+                "stride": height // x.shape[2],
+                "channels": x.shape[1],
+                "shape": list(x.shape[2:]),
+            }
             for i, x in enumerate(stages.values())
         ],
         "levels": [
             {
-                "name": f"P{i + 3}",
+                "name": f"P{lowest + i}",
                 "stride": anchors.strides[i],
                 "channels": x.shape[1],
                 "shape": list(x.shape[2:]),
@@ -46,14 +52,32 @@ def describe(study: Study, model: RetinaNet) -> dict[str, Any]:
             }
             for i, x in enumerate(levels.values())
         ],
-        "heads": [
-            {
-                "name": name,
-                "convs": len(head.conv),
-                "channels": model.backbone.out_channels,
-                "norm": study.detector.head_norm,
-                "outputs": f"{anchors.per_location} x {outputs}",
-            }
-            for name, outputs in heads
-        ],
+        "heads": _heads(model),
     }
+
+
+def _heads(model: Detector) -> list[dict[str, Any]]:
+    """Name, layers and outputs of each head."""
+    per_location, channels = model.anchors.per_location, model.backbone.out_channels
+    if isinstance(model, RetinaNet):
+        towers = model.head.classification_head.conv
+        norm = "group" if any(isinstance(m, torch.nn.GroupNorm) for m in towers.modules()) else "none"
+        common = {"convs": len(towers), "channels": channels, "norm": norm}
+        columns = model.method("dense").head.columns(model.num_classes)
+        return [
+            {"name": "classification", **common, "outputs": f"{per_location} x {columns}"},
+            {"name": "box_regression", **common, "outputs": f"{per_location} x 4"},
+        ]
+    assert isinstance(model, FasterRCNN)
+    roi = model.roi_settings
+    columns = model.method("roi").head.columns(model.num_classes)
+    return [
+        {"name": "rpn", "convs": 1, "channels": channels, "norm": "none", "outputs": f"{per_location} x (1 + 4)"},
+        {
+            "name": "roi",
+            "pool": roi.pool_size,
+            "layers": 2,
+            "channels": roi.head_channels,
+            "outputs": f"{columns} + {model.num_classes} x 4",
+        },
+    ]

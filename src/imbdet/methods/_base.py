@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
@@ -11,48 +11,79 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 from torch import Tensor, nn
 
+from imbdet.assigners import Assigner
 from imbdet.config import method_names
 from imbdet.errors import UserError, nearest
 from imbdet.heads import HeadSpec
-from imbdet.losses import MarginLoss, smooth_l1, sum_over_classes
+from imbdet.losses import smooth_l1
+from imbdet.normalizers import NORMALIZERS, NormalizerName
+from imbdet.samplers import Sampler
 from imbdet.samples import Samples, Stage
 
 # Parameter types that methods share. No defaults: a study states what its paper chose.
 Alpha = Annotated[float, Field(ge=0, le=1)] | None
 Gamma = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+Prior = Probability | None
 Beta = Annotated[float, Field(ge=0)]
 
 
 class Method(nn.Module, ABC):
     """Turns the matched candidates of a batch into named scalar losses.
 
-    ``stages`` says where the method's paper defines it. ``head`` is what it asks of the classification head.
+    ``stages`` says where the method's paper defines it. ``head`` is what it asks of the classification head,
+    ``normalizer`` what its sums are divided by, ``box_beta`` the smooth L1 loss's beta.
     """
 
     stages: ClassVar[frozenset[Stage]]
-    head: HeadSpec
     compiled: bool = False  # fused kernels; see imbdet.losses.sum_over_classes
+
+    def __init__(self, head: HeadSpec, normalizer: NormalizerName, box_beta: float) -> None:
+        super().__init__()
+        self.head = head
+        self.normalizer = NORMALIZERS[normalizer]()
+        self.box_beta = box_beta
 
     @abstractmethod
     def forward(self, samples: Samples) -> dict[str, Tensor]:
         """Return scalar losses by name; their sum is what training minimises."""
 
+    def assigner(self) -> Assigner | None:
+        """The paper's own assignment, in place of the study's; for the dense stage."""
+        return None
 
-def dense_losses(
-    samples: Samples, loss: MarginLoss, alpha: float | None, divisor: Tensor, box_beta: float, compiled: bool
-) -> dict[str, Tensor]:
-    """The RetinaNet paper's two terms: ``loss`` over all candidates and classes, smooth L1 over the foreground."""
-    rows = sum_over_classes(loss, samples.logits, samples.label, alpha, compiled)
-    box_rows = smooth_l1(samples.foreground_deltas, samples.delta_targets, box_beta).sum(1)
+    def sampler(self) -> Sampler | None:
+        """The paper's own sampling, in place of the study's."""
+        return None
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Learned parameters that Adam updates beside the study's optimizer: groups of ``torch.optim.Adam``."""
+        return []
+
+    def inspect(self, samples: Samples) -> dict[str, Tensor]:
+        """The [N] quantities that the paper is about, by name, for figures; without gradient."""
+        return {}
+
+    def box_rows(self, samples: Samples) -> Tensor:
+        """[N] smooth L1 losses of the foreground's offsets, summed over the four; 0 elsewhere."""
+        return smooth_l1(samples.foreground_deltas, samples.delta_targets, self.box_beta).sum(1)
+
+
+def two_terms(samples: Samples, class_rows: Tensor, box_rows: Tensor, divisor: Tensor) -> dict[str, Tensor]:
+    """The two losses that every method has: [N] rows times the sampler's weights, divided, summed."""
     return {
-        "classification": (samples.weight * rows / divisor).sum(),
+        "classification": (samples.weight * class_rows / divisor).sum(),
         "box_regression": (samples.weight * box_rows / divisor).sum(),
     }
 
 
-def build_method(spec: Mapping[str, Any]) -> Method:
+def build_method(spec: Mapping[str, Any], frequency: Sequence[float] | None = None) -> Method:
     """Build a method from ``{"name": ..., parameter: value, ...}``.
+
+    Args:
+        spec: name and parameters.
+        frequency: K shares of the training images that hold each class, for a method that has the parameter
+            ``frequency`` and whose ``spec`` leaves it to the data.
 
     Raises:
         UserError: an unknown name or parameter, a missing one, or a value of the wrong type or out of range.
@@ -63,7 +94,12 @@ def build_method(spec: Mapping[str, Any]) -> Method:
         raise UserError(f"method name {name!r} does not exist; {nearest(str(name), method_names())}")
     module = importlib.import_module(f"imbdet.methods.{name}")
     (cls,) = _methods_in(module)
-    method: Method = cls(**_checked(cls, name, parameters))
+    if frequency is not None and "frequency" in inspect.signature(cls).parameters:
+        parameters.setdefault("frequency", tuple(frequency))
+    try:
+        method: Method = cls(**_checked(cls, name, parameters))
+    except ValueError as error:
+        raise UserError(f"method {name}: {error}") from None
     return method
 
 

@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from imbdet.heads import HeadSpec
+from imbdet.losses import ClassificationLoss
 from imbdet.losses import FocalStar as FocalStarLoss
-from imbdet.methods._base import Alpha, Beta, Method, Probability, dense_losses
-from imbdet.normalizers import NORMALIZERS, NormalizerName
+from imbdet.methods._base import Alpha, Beta, Method, Prior, two_terms
+from imbdet.normalizers import NormalizerName
 from imbdet.samples import Samples, Stage
 
 
@@ -30,17 +31,13 @@ class FocalStar(Method):
         alpha: Alpha,
         gamma: Annotated[float, Field(gt=0)],
         beta: float,
-        prior_prob: Probability,
+        prior_prob: Prior,
         normalizer: NormalizerName,
         box_beta: Beta,
     ) -> None:
-        super().__init__()
-        self.head = HeadSpec(prior_prob)
-        self.loss = FocalStarLoss(gamma, beta)
-        self.alpha = alpha
-        self.box_beta = box_beta
-        self.normalizer = NORMALIZERS[normalizer]()
+        super().__init__(HeadSpec("sigmoid", prior_prob), normalizer, box_beta)
+        self.loss = ClassificationLoss("sigmoid", FocalStarLoss(gamma, beta), alpha)
 
     def forward(self, samples: Samples) -> dict[str, Tensor]:
-        divisor = self.normalizer(samples)
-        return dense_losses(samples, self.loss, self.alpha, divisor, self.box_beta, self.compiled)
+        rows = self.loss(samples.logits, samples.label, self.compiled)
+        return two_terms(samples, rows, self.box_rows(samples), self.normalizer(samples))

@@ -23,8 +23,8 @@ class State:
     """All that a training is: what a checkpoint saves and a resume restores."""
 
     model: nn.Module
-    optimizer: Optimizer
-    schedule: LambdaLR
+    optimizers: list[Optimizer]
+    schedules: list[LambdaLR]
     step: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     unlogged: list[dict[str, float]] = field(default_factory=list)  # losses of each step since the curve's last row
@@ -33,8 +33,8 @@ class State:
         """Write the checkpoint atomically."""
         content = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
             "step": self.step,
             "curve": self.curve,
             "unlogged": self.unlogged,
@@ -45,8 +45,10 @@ class State:
         """Restore from ``path``. Raises :class:`UserError` for a file that is not a whole checkpoint."""
         content = load_tensors(path, device)
         self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
+        for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, content["schedules"], strict=True):
+            schedule.load_state_dict(saved)
         self.step, self.curve, self.unlogged = content["step"], content["curve"], content["unlogged"]
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from imbdet.config import Train
 from imbdet.data.batch import Batch
 from imbdet.errors import UserError
+from imbdet.settings import Train
 from imbdet.training.checkpoint import State
 from imbdet.training.process import Process
 
@@ -36,7 +36,7 @@ def train(
     is not finite, before the step is taken.
     """
     started = time.perf_counter()
-    optimizer, parameters = state.optimizer, [p for p in network.parameters() if p.requires_grad]
+    parameters = [p for p in network.parameters() if p.requires_grad]
     autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     network.train()
     for loaded in _progress(batches, state, settings, process):
@@ -45,15 +45,17 @@ def train(
             losses = network(batch)
         total = torch.stack(list(losses.values())).sum()
         values = _read_later(process.mean(torch.stack([*losses.values(), total]).detach()))
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in state.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         total.backward()
         terms = dict(zip([*losses, "total"], values(), strict=True))
         _refuse_non_finite(terms, batch, state.step)
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        state.schedule.step()
+        rate = state.optimizers[0].param_groups[0]["lr"]
+        for optimizer, schedule in zip(state.optimizers, state.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         state.step += 1
         state.unlogged.append(terms)
         if state.step % settings.log_every == 0 or state.step == settings.steps:

@@ -1,21 +1,28 @@
-"""Optimizer and learning-rate schedule of a study."""
+"""Optimizers and learning-rate schedule of a study."""
 
 import math
+from typing import cast
 
-from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from imbdet.config import Cosine, MultiStep, Train
+from imbdet.detectors import Detector
+from imbdet.methods import Method
+from imbdet.settings import Cosine, MultiStep, Train
 
 
-def build_optimizer(model: nn.Module, settings: Train) -> Optimizer:
-    """SGD or AdamW over every parameter that is not frozen."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def build_optimizers(model: Detector, settings: Train) -> list[Optimizer]:
+    """SGD or AdamW over every parameter that is not frozen, and Adam over those that a method learns for itself."""
+    groups = [group for method in model.methods.values() for group in cast(Method, method).param_groups()]
+    own = {id(parameter) for group in groups for parameter in group["params"]}
+    parameters = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
     chosen = settings.optimizer
+    common: Optimizer
     if chosen.name == "sgd":
-        return SGD(parameters, chosen.lr, chosen.momentum, weight_decay=chosen.weight_decay, fused=True)
-    return AdamW(parameters, lr=chosen.lr, weight_decay=chosen.weight_decay, fused=True)
+        common = SGD(parameters, chosen.lr, chosen.momentum, weight_decay=chosen.weight_decay, fused=True)
+    else:
+        common = AdamW(parameters, lr=chosen.lr, weight_decay=chosen.weight_decay, fused=True)
+    return [common, Adam(groups, fused=True)] if groups else [common]
 
 
 def build_schedule(optimizer: Optimizer, settings: Train) -> LambdaLR:

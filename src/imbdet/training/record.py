@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from imbdet.config import Study
+from imbdet.config import Study, method_modules
 from imbdet.layout import Layout
 from imbdet.sources import sources
 
@@ -21,9 +21,13 @@ PACKAGES = ("torch", "torchvision", "numpy", "pycocotools")
 
 def configuration(study: Study, experiment: str) -> dict[str, Any]:
     """The parts of a study that determine one training."""
-    whole = study.model_dump(mode="json")
-    parts = {key: whole[key] for key in ("seed", "data", "detector", "train")}
-    return parts | {"method": study.experiment(experiment).method}
+    return {
+        "seed": study.seed,
+        "data": study.data.model_dump(mode="json"),
+        "train": study.training(experiment).model_dump(mode="json"),
+        "detector": study.detector(experiment).model_dump(mode="json", exclude={"train"}),
+        "methods": study.experiment(experiment).methods,
+    }
 
 
 def fingerprint(study: Study, layout: Layout, experiment: str) -> str:
@@ -37,9 +41,8 @@ def sha256_of(path: Path) -> str:
 
 
 def code_sha256(study: Study, experiment: str) -> str:
-    """Hash of the sources that training imports, the experiment's own method among them."""
-    method = f"imbdet.methods.{study.experiment(experiment).method['name']}"
-    files = sources("imbdet.training.run", method, root=Path(__file__).parents[2])
+    """Hash of the sources that training imports, the experiment's own methods among them."""
+    files = sources("imbdet.training.run", *method_modules(study, experiment), root=Path(__file__).parents[2])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -10,18 +10,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imbdet.config import Study
+from imbdet.data.facts import read_facts
 from imbdet.data.loader import TrainingBatches
-from imbdet.detectors import build_detector
-from imbdet.detectors.backbones import strides
-from imbdet.detectors.retinanet import RetinaNet
+from imbdet.detectors import Detector, build_detector
 from imbdet.errors import UserError
 from imbdet.files import write_bytes, write_json, write_text
 from imbdet.layout import Layout
-from imbdet.seeding import generator
+from imbdet.seeding import number
 from imbdet.training import record
 from imbdet.training.checkpoint import State, scratch_folder, serialise
 from imbdet.training.loop import curve_csv, train
-from imbdet.training.optimizer import build_optimizer, build_schedule
+from imbdet.training.optimizer import build_optimizers, build_schedule
 from imbdet.training.process import Process, join_processes
 
 
@@ -33,42 +32,42 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     if not layout.manifest.exists():
         raise UserError(f"{layout.manifest} does not exist; `python -m imbdet data` with the study's config makes it")
     with join_processes() as process:
-        batches = TrainingBatches(
-            study, layout, max(strides(study.detector.p6_source)), process.rank, process.world_size
-        )
-        model = _initial_model(study, experiment, len(batches.categories)).to(process.device)
+        batches = TrainingBatches(study, layout, experiment, process.rank, process.world_size)
+        model = _initial_model(study, layout, experiment).to(process.device)
         # Convolutions are faster so on both kinds of device, and the heads' outputs become views, not copies.
         model = model.to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(model, study.train)
-        state = State(model, optimizer, build_schedule(optimizer, study.train))
+        settings = study.training(experiment)
+        optimizers = build_optimizers(model, settings)
+        state = State(model, optimizers, [build_schedule(optimizer, settings) for optimizer in optimizers])
         key = record.fingerprint(study, layout, experiment)
         root = layout.scratch(experiment)
         with scratch_folder(root, key) if process.first else nullcontext(root / key) as folder:
             checkpoint = folder / "checkpoint.pt"
             if checkpoint.exists():
                 state.load(checkpoint, process.device)
-                print(f"{experiment}: resumed at step {state.step} of {study.train.steps}", flush=True)
+                print(f"{experiment}: resumed at step {state.step} of {settings.steps}", flush=True)
             began = state.step
             network: nn.Module = DistributedDataParallel(model) if process.world_size > 1 else model
             with _tensorboard(study, experiment, process) as log:
-                seconds = train(state, network, batches.iterate(began), study.train, process, checkpoint, log)
+                seconds = train(state, network, batches.iterate(began), settings, process, checkpoint, log)
             if process.first:
-                images = (state.step - began) * study.train.batch_size
+                images = (state.step - began) * settings.batch_size
                 _write(study, layout, experiment, state, process, seconds, images)
 
 
-def _initial_model(study: Study, experiment: str, num_classes: int) -> RetinaNet:
+def _initial_model(study: Study, layout: Layout, experiment: str) -> Detector:
     """The untrained detector; equal seeds give equal weights wherever shapes agree, whatever the method."""
-    torch.manual_seed(int(generator(study.seed, "weights").integers(2**63)))
-    model = build_detector(study, experiment, num_classes)
-    model.method.compiled = study.train.compile_loss
+    torch.manual_seed(number(study.seed, "weights"))
+    model = build_detector(study, experiment, read_facts(layout))
+    for stage in study.experiment(experiment).methods:
+        model.method(stage).compiled = study.training(experiment).compile_loss
     return model
 
 
 @contextmanager
 def _tensorboard(study: Study, experiment: str, process: Process) -> Iterator[Callable[[dict[str, float]], None]]:
     """A function that logs a row of the loss curve to TensorBoard, or nowhere."""
-    if not (study.train.tensorboard and process.first):
+    if not (study.training(experiment).tensorboard and process.first):
         yield lambda row: None
         return
     try:

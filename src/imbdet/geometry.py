@@ -1,0 +1,64 @@
+"""Box arithmetic, always in fp32: under bf16 a coordinate near 1,000 pixels moves by up to 4."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BoxCoder:
+    """Offsets of a box relative to a prior: centres over the prior's size, logarithms of the ratio of sizes.
+
+    Girshick, Fast R-CNN (2015), appendix C of R-CNN. ``weights`` multiply (x, y, width, height); RetinaNet and RPN
+    use ones. Decoded sizes are at most ``max_ratio`` times the prior's, so that exp cannot overflow.
+    """
+
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    max_ratio: float = 1000.0 / 16
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        """[..., 4] xyxy boxes and priors, pixels, to [..., 4] offsets."""
+        centre, size = _centre_and_size(boxes)
+        prior_centre, prior_size = _centre_and_size(priors)
+        deltas = torch.cat([(centre - prior_centre) / prior_size, torch.log(size / prior_size)], dim=-1)
+        return _by_coordinate(deltas, self.weights)
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        """[..., 4] offsets and xyxy priors to [..., 4] xyxy boxes in the priors' dtype."""
+        deltas = _by_coordinate(deltas.to(priors.dtype), tuple(1 / weight for weight in self.weights))
+        prior_centre, prior_size = _centre_and_size(priors)
+        centre = prior_centre + deltas[..., :2] * prior_size
+        size = prior_size * torch.exp(deltas[..., 2:].clamp(max=math.log(self.max_ratio)))
+        return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Clip [..., 4] xyxy boxes to images of [..., 2] (height, width) pixels."""
+    limits = sizes.flip(-1).to(boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), torch.cat([limits, limits], dim=-1))
+
+
+def _by_coordinate(deltas: Tensor, factors: tuple[float, ...]) -> Tensor:
+    """Each of the four offsets times its factor; numbers, as a tensor of them would have to be copied to the device."""
+    if set(factors) == {1.0}:
+        return deltas
+    return torch.stack([offset * factor for offset, factor in zip(deltas.unbind(-1), factors, strict=True)], dim=-1)
+
+
+def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    size = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + size / 2, size
+
+
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """[..., 4] and [..., 4] xyxy boxes to [...] IoU of each pair; 0 where both have no area."""
+    low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
+    inside = (high - low).clamp(min=0).prod(-1)
+    union = _area(boxes) + _area(others) - inside
+    return inside / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
