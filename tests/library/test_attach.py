@@ -1,53 +1,73 @@
-"""The library in somebody else's model: torchvision's RetinaNet with a method of this library."""
+"""The library in somebody else's model: torchvision's RetinaNet with each method of this library."""
 
 import copy
+import io
 import re
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models.detection import RetinaNet
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from stock_models import (
+    BATCHES,
+    CASES,
+    CLASSES,
+    batch,
+    cases,
+    caught_samples,
+    copy_of,
+    detect,
+    method_of,
+    retinanet,
+    train_one_step,
+)
+from torch.testing import assert_close
+from torchvision.models.detection import fcos_resnet50_fpn, ssdlite320_mobilenet_v3_large
 
 import imbdet
+from imbdet.methods.noisy_anchors import TopNAssigner
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_torchvision_model.py"
 FOCAL = {"name": "focal", "alpha": 0.25, "gamma": 2.0, "prior_prob": 0.01, "normalizer": "per_image", "box_beta": 0.0}
-CLASSES = 7
+METHOD = {"name": "cross_entropy", "activation": "sigmoid", "alpha": None, "prior_prob": 0.01, "box_beta": 1.0}
+METHOD |= {"normalizer": "batch"}
+SOFTMAX = "ssd_hard_negatives"
+LAST = "head.classification_head.cls_logits"
+SIGMOID_CASES = [case for case in cases("dense") if method_of(case).head.activation == "sigmoid"]
 
 
 @pytest.fixture
 def stock():
-    """torchvision's RetinaNet on ResNet-18, logits scaled so that scores and gradients vary."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    extra = LastLevelP6P7(256, 256)
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, returned_layers=[2, 3, 4], extra_blocks=extra, trainable_layers=5
-    )
-    model = RetinaNet(backbone, CLASSES, min_size=128, max_size=192)
-    torch.nn.init.normal_(model.head.classification_head.cls_logits.weight, std=0.3)
-    return model.train()
+    return copy_of(retinanet)
 
 
-def batch(*boxes_of_images):
-    """Noise images of different sizes, each with boxes of labels 1, 2, ..."""
-    random = torch.Generator().manual_seed(1)
-    images = [torch.rand(3, 128, 128 + 64 * i, generator=random) for i in range(len(boxes_of_images))]
-    targets = [
-        {"boxes": torch.tensor(boxes).reshape(-1, 4).float(), "labels": torch.arange(len(boxes)) + 1}
-        for boxes in boxes_of_images
-    ]
-    return images, targets
+def attached(case):
+    model, method = copy_of(retinanet), method_of(case)
+    torch.manual_seed(1)
+    imbdet.attach(model, method)
+    return model, method
 
 
-BATCHES = {
-    "two images": ([[10, 10, 60, 90], [50, 40, 120, 110]], [[20, 5, 150, 100]]),
-    "one image without boxes": ([], [[20, 5, 150, 100], [3, 3, 40, 40]]),
-    "no boxes at all": ([], []),
-}
+@pytest.mark.parametrize("case", cases("dense"))
+def test_each_method_trains_and_detects(case):
+    model, method = attached(case)
+    losses, changed = train_one_step(model, method, "one image without boxes")
+    assert {"classification", "box_regression"} <= losses.keys()
+    assert all(loss.isfinite() and loss.shape == () for loss in losses.values())
+    assert min(losses["classification"], losses["box_regression"]) > 0
+    assert {"backbone.body.conv1.weight", f"{LAST}.weight", "head.regression_head.bbox_reg.weight"} <= changed
+    assert {f"method.{name}" for name, _ in method.named_parameters()} <= changed
+    model.score_thresh = 0.0
+    for image in detect(model):
+        assert len(image["boxes"]) > 10
+        assert set(image["labels"].tolist()) <= set(range(CLASSES))
+
+
+@pytest.mark.parametrize("case", ["cross_entropy-dense", "noisy_anchors-code", "sample_weighting-dense", SOFTMAX])
+def test_a_batch_without_boxes_has_a_gradient_for_every_parameter(case):
+    losses, _ = train_one_step(*attached(case), "no boxes at all")
+    assert all(loss.isfinite() for loss in losses.values())
+    assert losses["box_regression"] == 0
 
 
 @pytest.mark.parametrize("name", BATCHES)
@@ -56,32 +76,80 @@ def test_focal_loss_attached_is_torchvisions_own(stock, name):
     ours = copy.deepcopy(stock)
     imbdet.attach(ours, imbdet.build_method(FOCAL))
     expected, losses = stock(images, targets), ours(images, targets)
-    torch.testing.assert_close(losses["classification"], expected["classification"], rtol=1e-5, atol=0)
-    torch.testing.assert_close(losses["box_regression"], expected["bbox_regression"], rtol=1e-5, atol=1e-8)
+    assert_close(losses["classification"], expected["classification"], rtol=1e-5, atol=0)
+    assert_close(losses["box_regression"], expected["bbox_regression"], rtol=1e-5, atol=1e-8)
     sum(expected.values()).backward()
     sum(losses.values()).backward()
     gradients = dict(ours.named_parameters())
     for key, parameter in stock.named_parameters():
         scale = parameter.grad.abs().max().item()
-        torch.testing.assert_close(gradients[key].grad, parameter.grad, rtol=1e-3, atol=1e-4 * scale)
+        assert_close(gradients[key].grad, parameter.grad, rtol=1e-3, atol=1e-4 * scale)
 
 
-def test_another_method_gives_other_losses_and_the_same_detections(stock):
+def test_another_method_gives_other_losses(stock):
     images, targets = batch(*BATCHES["two images"])
     ours = copy.deepcopy(stock)
     imbdet.attach(ours, imbdet.build_method(FOCAL | {"gamma": 0.5}))
     assert ours(images, targets)["classification"] > 1.1 * stock(images, targets)["classification"]
-    with torch.no_grad():
-        expected, found = stock.eval()(images), ours.eval()(images)
-    for mine, theirs in zip(found, expected, strict=True):
+
+
+@pytest.mark.parametrize("case", SIGMOID_CASES)
+def test_weights_and_detections_stay_where_the_columns_do(stock, case):
+    ours, _ = attached(case)
+    for key, value in stock.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+    for mine, theirs in zip(detect(ours), detect(stock), strict=True):
         assert len(theirs["boxes"]) > 0
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
+def test_softmax_has_a_new_last_layer_with_a_column_for_the_background(stock):
+    ours, _ = attached(SOFTMAX)
+    new, old = ours.get_submodule(LAST), stock.get_submodule(LAST)
+    anchors = stock.head.classification_head.num_anchors
+    assert (old.out_channels, new.out_channels) == (anchors * CLASSES, anchors * (CLASSES + 1))
+    assert new.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not new.bias.any()
+    for key, value in stock.state_dict().items():
+        assert key.startswith(LAST) or torch.equal(ours.state_dict()[key], value), key
+
+
+def test_softmax_detections_are_all_probabilities_above_the_threshold():
+    """Without suppression and limits; the probabilities are taken from the head's outputs here."""
+    model, _ = attached(SOFTMAX)
+    torch.nn.init.normal_(model.get_submodule(LAST).weight, std=0.5)
+    model.nms_thresh, model.topk_candidates, model.detections_per_img, model.score_thresh = 1.0, 10**6, 10**6, 0.4
+    logits = []
+    model.head.register_forward_hook(lambda head, inputs, outputs: logits.append(outputs["cls_logits"]))
+    found = detect(model)
+    for image, columns in zip(found, logits[0], strict=True):
+        exponentials = columns.double().exp()
+        probability = (exponentials / exponentials.sum(1, keepdim=True))[:, :CLASSES]
+        assert 0.05 < (probability > 0.4).double().mean() < 0.6
+        for label in range(CLASSES):
+            scores = image["scores"][image["labels"] == label].double().sort().values
+            expected = probability[:, label].sort().values
+            assert_close(scores, expected[expected > 0.4], rtol=1e-5, atol=0)
+
+
+def test_noisy_anchors_bring_their_own_assigner():
+    model, _ = attached("noisy_anchors-paper")
+    seen = caught_samples(model)
+    images, targets = batch([[10, 10, 60, 90], [50, 40, 120, 110]])
+    model(images, targets)
+    (samples,) = seen
+    picked = TopNAssigner(CASES["noisy_anchors-paper"][1]["top_n"])
+    truth = imbdet.assigners.Truth(
+        targets[0]["boxes"], targets[0]["labels"], torch.zeros(2).long(), torch.zeros(0, 4), torch.zeros(0).long(), 1
+    )
+    expected = picked(samples.priors, truth).status[0] == 1
+    assert 4 < expected.sum() <= 8
+    assert torch.equal(samples.foreground, expected)
+
+
 def test_samples_know_their_level(stock):
-    seen = []
     imbdet.attach(stock, imbdet.build_method(FOCAL))
-    stock.method.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+    seen = caught_samples(stock)
     images, targets = batch(*BATCHES["two images"])
     stock(images, targets)
     (samples,) = seen
@@ -91,16 +159,25 @@ def test_samples_know_their_level(stock):
     assert (samples.level.bincount() == 9 * 2 * torch.tensor([16 * 24, 8 * 12, 4 * 6, 2 * 3, 1 * 2])).all()
 
 
-def test_state_of_the_method_travels_with_the_model(stock):
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, saved_and_loaded])
+def test_state_of_the_method_travels_with_the_model(stock, twin_of):
     imbdet.attach(stock, imbdet.build_method(FOCAL | {"normalizer": "ema"}))
     images, targets = batch(*BATCHES["two images"])
     stock(images, targets)
-    twin = copy.deepcopy(stock)
-    assert twin.compute_loss.__self__ is twin
-    twin.load_state_dict(stock.state_dict())
-    mean = stock.state_dict()["method.normalizer.mean"]
+    twin = twin_of(stock)
+    mean = stock.state_dict()["method.normalizer.mean"].item()
     assert mean != 100
     assert twin.method.normalizer.mean == mean
+    losses = twin(images, targets)
+    assert losses.keys() == {"classification", "box_regression"}
+    assert twin.method.normalizer.mean != mean == stock.method.normalizer.mean
 
 
 def test_anchors_in_half_precision_are_refused(stock):
@@ -110,11 +187,47 @@ def test_anchors_in_half_precision_are_refused(stock):
         stock(images, targets)
 
 
+@pytest.mark.parametrize("label", [-1, CLASSES])
+@pytest.mark.parametrize("case", ["focal-dense-batch", SOFTMAX])
+def test_labels_without_a_column_are_refused(case, label):
+    model, _ = attached(case)
+    images, targets = batch(*BATCHES["two images"])
+    targets[1]["labels"][0] = label
+    with pytest.raises(ValueError, match=f"label {label} of a box, expected 0 to {CLASSES - 1}"):
+        model(images, targets)
+
+
 def test_method_for_other_stages_is_refused(stock):
-    method = imbdet.build_method(FOCAL)
-    method.stages = frozenset({"roi"})
-    with pytest.raises(ValueError, match="Focal is defined for roi, not for dense"):
-        imbdet.attach(stock, method)
+    with pytest.raises(ValueError, match="OHEM is defined for roi, not for dense"):
+        imbdet.attach(stock, method_of("ohem-paper"))
+    assert not hasattr(stock, "method")
+
+
+def test_what_is_not_a_retinanets_is_refused(stock):
+    focal = imbdet.build_method(FOCAL)
+    how = r"methods of a RetinaNet are given by attach\(model, method\); got a method for: "
+    with pytest.raises(ValueError, match=how + "none"):
+        imbdet.attach(stock)
+    with pytest.raises(ValueError, match=how + "rpn"):
+        imbdet.attach(stock, rpn=focal)
+    imbdet.attach(stock, focal)
+    with pytest.raises(ValueError, match=r"dense has a method already \(Focal\): build the model anew"):
+        imbdet.attach(stock, imbdet.build_method(FOCAL))
+
+
+def test_another_last_layer_is_refused_if_it_has_to_be_replaced(stock):
+    stock.head.classification_head.cls_logits = torch.nn.Sequential(stock.get_submodule(LAST))
+    with pytest.raises(ValueError, match=r"SSDHardNegatives needs a head whose last layer .* cls_logits, a Conv2d"):
+        imbdet.attach(stock, method_of(SOFTMAX))
+    imbdet.attach(stock, method_of("focal-dense-batch"))
+
+
+@pytest.mark.parametrize("build", [fcos_resnet50_fpn, ssdlite320_mobilenet_v3_large])
+def test_other_models_are_refused(build):
+    model = build(weights=None, weights_backbone=None, num_classes=3)
+    name = type(model).__name__
+    with pytest.raises(ValueError, match=f"a {name} is not supported, only torchvision's RetinaNet and FasterRCNN"):
+        imbdet.attach(model, imbdet.build_method(FOCAL))
 
 
 def test_example_trains_torchvisions_model(capsys):

@@ -1,65 +1,136 @@
-"""Any method of this library in torchvision's own RetinaNet: ``attach(model, method)``."""
+"""Methods of this library in torchvision's own RetinaNet and Faster R-CNN: ``attach``."""
 
-from types import MethodType
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
 
-from imbdet.assigners import MaxIoUAssigner
-from imbdet.detectors.boxes import BoxCoder
+from imbdet.detectors.base import initialise
+from imbdet.detectors.stand_ins import (
+    dense_losses,
+    remember_levels,
+    roi_forward,
+    rpn_forward,
+    sigmoid_detections,
+    softmax_detections,
+)
+from imbdet.heads import HeadSpec
 from imbdet.methods import Method
-from imbdet.samples import dense_samples
+from imbdet.samples import Stage
 
 
-def attach(model: nn.Module, method: Method) -> None:
-    """Make a method the training loss of a :class:`torchvision.models.detection.RetinaNet`.
+def attach(
+    model: nn.Module, method: Method | None = None, *, rpn: Method | None = None, roi: Method | None = None
+) -> None:
+    """Make methods the training losses of torchvision's own model.
 
-    ``model(images, targets)`` in training mode then returns the method's losses by name; inference, the network and
-    its weights stay as they are, the bias of the classification layer included. The method becomes the submodule
-    ``model.method``, which is moved, saved and distributed with the model. Anchors are matched at the model's own
-    thresholds. Training raises ValueError where torchvision made the anchors in half precision, as it does under
-    autocast, which moves most of them; autocast only the backbone, or use :mod:`imbdet.detectors.retinanet`.
+    ``attach(model, method)`` is for its RetinaNet, ``attach(model, rpn=..., roi=...)`` for its Faster R-CNN, of which a
+    stage without a method stays as it is.
+
+    ``model(images, targets)`` in training mode then returns the methods' losses by name, those of a Faster R-CNN as
+    ``rpn_...`` and ``roi_...``. Methods become submodules of what they train (``model.method``, ``model.rpn.method``,
+    ``model.roi_heads.method``), which are moved, saved and distributed with the model; parameters that a method learns
+    are among ``model.parameters()``. The model's own numbers hold (thresholds of matching, size and share of the
+    sample), unless the method's paper brings its own assigner, sampler or score threshold.
+
+    The network, its weights and inference stay as they are, the bias of the classification layer included, unless the
+    method asks for other columns: softmax in a RetinaNet, sigmoid in RoI heads. Then the last layer of classification
+    is a new one, and inference reads its scores; so attach after loading weights and before making the optimizer.
+
+    Labels are torchvision's: 0 to K-1 of a RetinaNet with K columns, 1 to K of a Faster R-CNN with K + 1. Training
+    raises ValueError for others, and where torchvision made its anchors in half precision, as it does under autocast,
+    which moves most of them; autocast only the backbone, and hand on its features in fp32.
 
     Raises:
-        ValueError: the method is not defined for a dense one-stage head.
+        ValueError: another kind of model, no method or one for a stage that the model lacks, a method that is not
+            defined for its stage, softmax for RPN, a stage that has a method already, RoI heads with masks or
+            keypoints, or a last layer that cannot be replaced though it has to be.
     """
-    if "dense" not in method.stages:
-        raise ValueError(f"{type(method).__name__} is defined for {', '.join(sorted(method.stages))}, not for dense")
-    net: Any = model  # torchvision's class has no types
-    net.method = method
-    net.head.register_forward_hook(_remember_levels)
-    net.compute_loss = MethodType(_compute_loss, net)
+    chosen: dict[Stage, Method | None] = {"dense": method, "rpn": rpn, "roi": roi}
+    methods = {stage: given for stage, given in chosen.items() if given is not None}
+    parts = _parts(model, methods)
+    for stage, part in parts.items():
+        _check(part, stage, methods[stage])
+    for stage, part in parts.items():
+        part.method = methods[stage]
+        threshold = methods[stage].head.score_threshold
+        if threshold is not None and stage != "rpn":  # RPN's is of proposals
+            part.score_thresh = threshold
+        _ATTACH[stage](part)
 
 
-def _remember_levels(head: Any, inputs: tuple[list[Tensor]], outputs: Any) -> None:
-    """torchvision hands the anchors of all levels to the loss as one tensor; keep the number of each level."""
-    (features,) = inputs
-    head.level_counts = [feature[0, 0].numel() * head.classification_head.num_anchors for feature in features]
+def _parts(model: Any, methods: Mapping[Stage, Method]) -> dict[Stage, Any]:
+    """What the methods train: the RetinaNet itself, RPN, the RoI heads."""
+    if isinstance(model, RetinaNet):
+        parts: dict[Stage, Any] = {"dense": model}
+        call = "attach(model, method)"
+    elif isinstance(model, FasterRCNN):
+        parts = {"rpn": model.rpn, "roi": model.roi_heads}
+        call = "attach(model, rpn=..., roi=...), or one of both"
+    else:
+        raise ValueError(f"a {type(model).__name__} is not supported, only torchvision's RetinaNet and FasterRCNN")
+    if not methods or not methods.keys() <= parts.keys():
+        got = ", ".join(methods) or "none"
+        raise ValueError(f"methods of a {type(model).__name__} are given by {call}; got a method for: {got}")
+    if len({id(method) for method in methods.values()}) < len(methods):
+        raise ValueError("one method for rpn and roi would mix their states: build one for each")
+    return {stage: parts[stage] for stage in methods}
 
 
-def _compute_loss(
-    model: Any, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor]
-) -> dict[str, Tensor]:
-    """Stands in for :meth:`torchvision.models.detection.RetinaNet.compute_loss`."""
-    priors = anchors[0]  # the images are padded to one size, so that all have the same anchors
-    if priors.dtype != torch.float32:
-        raise ValueError(f"anchors of {priors.dtype}, expected float32; see imbdet.attach about autocast")
-    boxes = torch.cat([target["boxes"] for target in targets]).float()
-    labels = torch.cat([target["labels"] for target in targets])
-    device = boxes.device
-    counts = torch.tensor([len(target["boxes"]) for target in targets], device=device)
-    images = torch.arange(len(targets), device=device).repeat_interleave(counts, output_size=len(boxes))
-    level_counts = torch.tensor(model.head.level_counts, device=device)
-    levels = torch.arange(len(level_counts), device=device).repeat_interleave(level_counts, output_size=len(priors))
-    rule = model.proposal_matcher
-    low_quality = "argmax" if rule.allow_low_quality_matches else "off"
-    assigner = MaxIoUAssigner(rule.high_threshold, rule.low_threshold, low_quality)  # type: ignore[arg-type]
-    matches = assigner(priors, boxes, images, boxes[:0], images[:0], len(targets))
-    logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
-    coder = BoxCoder(tuple(model.head.regression_head.box_coder.weights))
-    samples = dense_samples(
-        logits, deltas, priors, levels, matches, boxes, labels, coder, model.head.classification_head.num_classes
-    )
-    losses: dict[str, Tensor] = model.method(samples)
-    return losses
+def _check(part: Any, stage: Stage, method: Method) -> None:
+    """Raise ValueError for a method that cannot be attached; nothing has been changed yet."""
+    name, activation = type(method).__name__, method.head.activation
+    if stage not in method.stages:
+        raise ValueError(f"{name} is defined for {', '.join(sorted(method.stages))}, not for {stage}")
+    if hasattr(part, "method"):
+        raise ValueError(f"the stage {stage} has a method already ({type(part.method).__name__}): build the model anew")
+    if stage == "rpn" and activation != "sigmoid":
+        raise ValueError(f"RPN has one sigmoid column; {name} asks for softmax")
+    if stage == "roi" and (part.has_mask() or part.has_keypoint()):
+        raise ValueError("RoI heads with masks or keypoints are not supported, only rpn=... is")
+    if stage == "dense" and activation == "softmax":
+        _check_layer(part.head.classification_head, "cls_logits", nn.Conv2d, name)
+    if stage == "roi":  # its columns tell the number of classes
+        _check_layer(part.box_predictor, "cls_score", nn.Linear, name)
+
+
+def _check_layer(head: nn.Module, layer: str, kind: type[nn.Module], method: str) -> None:
+    if not isinstance(getattr(head, layer, None), kind):
+        raise ValueError(
+            f"{method} needs a head whose last layer of classification is {layer}, a {kind.__name__}, as torchvision's "
+            f"own heads have it; a {type(head).__name__} has not"
+        )
+
+
+def _attach_dense(model: Any) -> None:
+    spec: HeadSpec = model.method.head
+    model.head.register_forward_hook(remember_levels)
+    model.compute_loss = partial(dense_losses, model)
+    if spec.activation == "softmax":
+        head = model.head.classification_head
+        old = head.cls_logits
+        head.num_classes += 1  # of columns
+        channels, shape = head.num_anchors * head.num_classes, (old.kernel_size, old.stride, old.padding)
+        head.cls_logits = nn.Conv2d(old.in_channels, channels, *shape).to(old.weight)
+        initialise(head.cls_logits, spec)
+        model.postprocess_detections = partial(softmax_detections, model)
+
+
+def _attach_rpn(rpn: Any) -> None:
+    rpn.forward = partial(rpn_forward, rpn)
+
+
+def _attach_roi(heads: Any) -> None:
+    spec: HeadSpec = heads.method.head
+    heads.forward = partial(roi_forward, heads)
+    if spec.activation == "sigmoid":
+        old = heads.box_predictor.cls_score
+        layer = nn.Linear(old.in_features, old.out_features - 1).to(old.weight)
+        heads.box_predictor.cls_score = layer
+        initialise(layer, spec)
+        heads.postprocess_detections = partial(sigmoid_detections, heads)
+
+
+_ATTACH: dict[Stage, Callable[[Any], None]] = {"dense": _attach_dense, "rpn": _attach_rpn, "roi": _attach_roi}
