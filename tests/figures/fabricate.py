@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import fabricate_methods
 import numpy as np
 import pandas as pd
 import yaml
@@ -20,20 +21,21 @@ CLASSES = ("disc", "square", "triangle", "star", "cross", "ring")
 PANELS = ("ce-a0.75", "focal-g2")
 
 
-def _method(name: str, **parameters: Any) -> dict[str, Any]:
-    return {"name": name, "prior_prob": 0.01, "normalizer": "batch", "box_beta": 0.0, **parameters}
+def _experiment(label: str, method: str, **parameters: Any) -> dict[str, Any]:
+    common = {"prior_prob": 0.01, "normalizer": "batch", "box_beta": 0.0}
+    return {"label": label, "detector": "retinanet", "methods": {"dense": {"name": method, **common, **parameters}}}
 
 
 def _experiments() -> dict[str, Any]:
-    made = {"ce": {"label": "CE", "method": _method("cross_entropy", alpha=None)}}
+    made = {"ce": _experiment("CE", "cross_entropy", activation="sigmoid", alpha=None)}
     for alpha in (0.25, 0.5, 0.75, 0.9):
-        made[f"ce-a{alpha}"] = {"label": f"CE, α {alpha}", "method": _method("cross_entropy", alpha=alpha)}
+        made[f"ce-a{alpha}"] = _experiment(f"CE, α {alpha}", "cross_entropy", activation="sigmoid", alpha=alpha)
     for gamma in (0.5, 1, 2, 5):
-        made[f"focal-g{gamma}"] = {"label": f"focal, γ {gamma}", "method": _method("focal", alpha=0.25, gamma=gamma)}
+        made[f"focal-g{gamma}"] = _experiment(f"focal, γ {gamma}", "focal", alpha=0.25, gamma=gamma)
     for gamma, beta in ((2, 1), (4, 0)):
-        method = _method("focal_star", alpha=0.25, gamma=gamma, beta=beta)
-        made[f"focal-star-g{gamma}-b{beta}"] = {"label": f"FL*, γ {gamma}, β {beta}", "method": method}
-    return made
+        label = f"FL*, γ {gamma}, β {beta}"
+        made[f"focal-star-g{gamma}-b{beta}"] = _experiment(label, "focal_star", alpha=0.25, gamma=gamma, beta=beta)
+    return made | fabricate_methods.experiments()
 
 
 def raw_study() -> dict[str, Any]:
@@ -49,6 +51,7 @@ def raw_study() -> dict[str, Any]:
             "gamma": ["ce-a0.75", "focal-g0.5", "focal-g1", "focal-g2", "focal-g5"],
             "alpha": ["ce", "ce-a0.25", "ce-a0.5", "ce-a0.75", "ce-a0.9"],
             "focal_star": ["ce-a0.75", "focal-g2", "focal-star-g2-b1", "focal-star-g4-b0"],
+            **fabricate_methods.report(),
         },
         "experiments": _experiments(),
     }
@@ -62,13 +65,19 @@ def study(**changes: Any) -> Study:
 def write(made: Study, layout: Layout) -> None:
     """Write every record that figures read, under the current folder."""
     _json(layout.manifest, {"splits": {"train": {"images": 60}, "val": {"images": 20}}})
-    _json(layout.census, census())
-    _json(layout.structure, structure())
+    for name in made.detectors:
+        _json(layout.census(name), census())
+        _json(layout.structure(name), structure() if name == "retinanet" else fabricate_methods.structure())
     for index, (name, experiment) in enumerate(made.experiments.items()):
         about = {"study": made.name, "experiment": name, "label": experiment.label, "seed": made.seed}
-        _csv(layout.loss_curve(name), loss_curve(index))
+        _csv(layout.loss_curve(name), loss_curve(index, fabricate_methods.terms(made, name)))
         _json(layout.evaluation(name), {**about, **evaluation(made, name, index)})
         _csv(layout.precision_recall(name), precision_recall(index))
+        candidates = fabricate_methods.candidates(made, name, index)
+        _csv(layout.candidates(name), candidates)
+        _csv(layout.method_loss(name), fabricate_methods.method_loss(candidates))
+        _csv(layout.gradient_shares(name), fabricate_methods.gradient_shares(made, name))
+    _json(layout.funnel, fabricate_methods.funnel())
     _csv(layout.cumulative_loss(made.report.cumulative_loss), cumulative_loss())
     _json(layout.examples, examples())
 
@@ -120,33 +129,33 @@ def structure() -> dict[str, Any]:
     }
 
 
-def loss_curve(index: int) -> pd.DataFrame:
+def loss_curve(index: int, further: list[str]) -> pd.DataFrame:
+    """Falling curves; of a detector with two stages ``further`` names all terms, else those beside the usual two."""
     rng = np.random.default_rng(index)
     step = np.arange(20, 601, 20)
-    classification, boxes = (
-        scale * (0.2 + np.exp(-step / 150)) * np.exp(rng.normal(0, 0.15, len(step))) for scale in (1 + 0.1 * index, 0.7)
-    )
-    return pd.DataFrame(
-        {
-            "step": step,
-            "learning_rate": 0.02,
-            "classification": classification,
-            "box_regression": boxes,
-            "total": classification + boxes,
-        }
-    )
+    names = further if "rpn_classification" in further else ["classification", "box_regression", *further]
+    terms = {}
+    for name in names:
+        scale = -0.5 if name.endswith("regularizer") else 0.7 if "box" in name else 1 + 0.1 * index
+        terms[name] = scale * (0.2 + np.exp(-step / 150)) * np.exp(rng.normal(0, 0.15, len(step)))
+    return pd.DataFrame({"step": step, "learning_rate": 0.02, **terms, "total": sum(terms.values())})
 
 
 def evaluation(made: Study, name: str, index: int) -> dict[str, Any]:
     keys = ("AP", "AP50", "AP75", "AP90", "AP_small", "AP_medium", "AR_100")
     metrics = {key: round(0.25 + 0.01 * index + 0.04 * place, 4) for place, key in enumerate(keys)}
     return {
+        "detector": made.experiments[name].detector,
         "method": made.experiments[name].method,
         "data": made.description,
         "images": 20,
         "boxes": 77,
         **metrics,
         "AP_large": None,
+        "per_class": [
+            {"category_id": place + 1, "name": shape, "AP": None if place == 3 else round(0.6 - 0.1 * place, 3)}
+            for place, shape in enumerate(CLASSES)
+        ],
         "operating_point": {"score": 0.3, "counts": []},
     }
 

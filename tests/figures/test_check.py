@@ -84,7 +84,8 @@ def test_a_curve_moved_by_a_pixel_is_caught_and_faint_noise_is_not(project, stud
 
 def test_a_changed_record_is_caught(project, study, layout, few):
     few("structure")
-    layout.structure.write_text(layout.structure.read_text().replace("412345", "412346"))
+    record = layout.structure("retinanet")
+    record.write_text(record.read_text().replace("412345", "412346"))
     found = figures.check(study, layout)
     assert any("structure.csv: detector_parameters of row 0 is 412345, redrawn 412346" in line for line in found)
     assert any("structure.rst: another text" in line for line in found)

@@ -45,7 +45,20 @@ def test_every_name_has_a_module_of_its_own():
 def test_a_figure_whose_list_is_empty_is_not_drawn():
     report = {**fabricate.raw_study()["report"], "gamma": [], "detections": []}
     names = figures.names(fabricate.study(report=report))
-    assert set(figures.FIGURES) - set(names) == {"gamma_ablation", "detections"}
+    assert set(figures.FIGURES) - set(names) == {"gamma_ablation", "gradient_shares", "detections"}
+
+
+def test_a_study_with_one_kind_of_detector_draws_no_structure_of_the_other():
+    raw = fabricate.raw_study()
+    chosen = {name: entry for name, entry in raw["experiments"].items() if entry["detector"] == "retinanet"}
+    report = {key: raw["report"][key] for key in ("cumulative_loss", "precision_recall", "detections")}
+    one = fabricate.study(detectors={"retinanet": raw["detectors"]["retinanet"]}, experiments=chosen, report=report)
+    assert "structure" in figures.names(one)
+    assert "structure_two_stage" not in figures.names(one)
+    assert {"funnel", "method_loss", "ohem_table"}.isdisjoint(figures.names(one))
+    assert {"structure", "structure_two_stage"} <= set(figures.names(fabricate.study()))
+    with pytest.raises(UserError, match="has no faster_rcnn among its detectors"):
+        figures.inputs(one, Layout.of(one), "structure_two_stage")
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
@@ -55,7 +68,7 @@ def test_exactly_the_declared_files_are_written(drawn, layout, name):
 
 
 def test_equal_records_give_equal_bytes(project, study, layout):
-    for name in ("census", "cumulative_loss", "gamma_ablation"):
+    for name in ("census", "cumulative_loss", "gamma_ablation", "effective_weight", "prime_ranks"):
         before = {path: path.read_bytes() for path in figures.outputs(layout, name)}
         figures.run(study, layout, name)
         assert before == {path: path.read_bytes() for path in figures.outputs(layout, name)}
@@ -129,6 +142,25 @@ def test_detections_below_the_operating_score_are_not_shown(drawn, layout):
     assert sorted(data["score"].dropna()) == sorted(score for score in scores if score >= 0.3)
 
 
+@pytest.mark.parametrize("name", ["loss_curves", "precision_recall"])
+def test_every_curve_is_drawn_once_and_each_experiment_has_a_look_of_its_own(project, study, layout, name):
+    """With 25 experiments on two detectors, whose losses have different terms."""
+    every = tuple(study.experiments)
+    study = fabricate.study(report={**fabricate.raw_study()["report"], "precision_recall": every})
+    module = figures.figure(name)
+    data = module.data(study, layout)
+    lines = [line for axes in module.draw(data).axes for line in axes.get_lines()]
+    assert len(lines) == len(data.groupby(["experiment", "term" if name == "loss_curves" else "iou"]))
+    looks = {}
+    for line in lines:
+        label = line.get_label() if name == "loss_curves" else line.get_label().rpartition(":")[0]
+        looks.setdefault(label, set()).add((line.get_color(), line.get_linestyle(), str(line._dash_pattern)))
+    assert all(len(look) == 1 for look in looks.values())
+    for _, rows in data.groupby("detector"):
+        of_detector = [frozenset(looks[label]) for label in rows["label"].unique()]
+        assert len(set(of_detector)) == len(of_detector)
+
+
 def test_cumulative_loss_caption_reads_the_curves(drawn, layout):
     data = records.parse_csv((drawn / layout.figures / "cumulative_loss.csv").read_text(), "cumulative_loss")
     caption = (drawn / layout.figures / "cumulative_loss.rst").read_text()
@@ -138,9 +170,9 @@ def test_cumulative_loss_caption_reads_the_curves(drawn, layout):
 
 
 def test_eighty_classes_are_drawn_without_names(project, study, layout):
-    census = json.loads(layout.census.read_text())
+    census = json.loads(layout.census("retinanet").read_text())
     census["classes"] = [{"id": i, "name": f"class {i}", "boxes": 1000 // (i + 1)} for i in range(80)]
-    layout.census.write_text(json.dumps(census))
+    layout.census("retinanet").write_text(json.dumps(census))
     figures.run(study, layout, "census")
     svg = (layout.figures / "census.svg").read_text()
     assert "80 classes, commonest first" in svg
@@ -161,6 +193,14 @@ def test_missing_records_are_named_with_their_commands(project, study, layout):
         assert f"{path}: python -m imbdet evaluate config/fabricated.yaml {experiment}" in str(error.value)
 
 
+def test_a_missing_census_is_named_with_the_command_of_its_detector(project, study, layout):
+    layout.census("retinanet").unlink()
+    with pytest.raises(UserError) as error:
+        figures.run(study, layout, "census")
+    path = "results/fabricated/census-retinanet.json"
+    assert f"{path}: python -m imbdet census config/fabricated.yaml retinanet" in str(error.value)
+
+
 def test_every_record_has_a_command(tmp_path, monkeypatch, study):
     monkeypatch.chdir(tmp_path)
     for name in figures.FIGURES:
@@ -174,10 +214,10 @@ def test_every_record_has_a_command(tmp_path, monkeypatch, study):
     [("{", "not valid JSON"), ("[]", "must hold a JSON object, got list"), ('{"study": "s"}', "no key 'levels'")],
 )
 def test_a_damaged_record_is_named(project, study, layout, content, message):
-    layout.census.write_text(content)
+    layout.census("retinanet").write_text(content)
     with pytest.raises(UserError, match=message) as error:
         figures.run(study, layout, "census")
-    assert str(layout.census) in str(error.value)
+    assert str(layout.census("retinanet")) in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ something is drawn, so that the graph of a study is built in a moment.
 
 from collections.abc import Callable
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -17,22 +18,43 @@ from imbdet.layout import Layout
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Each figure and the list of the study's report that must not be empty for it to be drawn (None: always drawn).
-FIGURES: dict[str, str | None] = {
+Condition = Callable[[Study], object]
+
+
+def _has(kind: str) -> Condition:
+    """Whether a study has a detector of a kind."""
+    return lambda study: any(detector.name == kind for detector in study.detectors.values())
+
+
+# Each figure, in the order of a report, and what must be true of a study for it to be drawn (None: always drawn).
+FIGURES: dict[str, Condition | None] = {
     "focal_loss_pt": None,
     "focal_loss_xt": None,
     "focal_star_xt": None,
     "derivatives": None,
-    "structure": None,
+    "structure": _has("retinanet"),
+    "structure_two_stage": _has("faster_rcnn"),
     "census": None,
+    "funnel": attrgetter("report.funnel"),
     "loss_curves": None,
-    "cumulative_loss": "cumulative_loss",
-    "precision_recall": "precision_recall",
-    "detections": "detections",
+    "cumulative_loss": attrgetter("report.cumulative_loss"),
+    "method_loss": attrgetter("report.methods"),
+    "gradient_shares": attrgetter("report.gamma"),
+    "effective_weight": attrgetter("report.methods"),
+    "effective_weight_iou": attrgetter("report.methods"),
+    "selected_anchors": attrgetter("report.ohem"),
+    "cleanliness": attrgetter("report.noisy_anchors"),
+    "learned_weights": attrgetter("report.sample_weighting"),
+    "prime_ranks": attrgetter("report.pisa"),
+    "suppressed_gradients": attrgetter("report.equalization"),
+    "precision_recall": attrgetter("report.precision_recall"),
+    "detections": attrgetter("report.detections"),
     "results": None,
-    "gamma_ablation": "gamma",
-    "alpha_ablation": "alpha",
-    "focal_star": "focal_star",
+    "gamma_ablation": attrgetter("report.gamma"),
+    "alpha_ablation": attrgetter("report.alpha"),
+    "focal_star": attrgetter("report.focal_star"),
+    "ohem_table": attrgetter("report.ohem"),
+    "equalization_table": attrgetter("report.equalization"),
 }
 
 
@@ -58,7 +80,7 @@ def figure(name: str) -> Figure:
 
 def names(study: Study) -> list[str]:
     """Return the figures and tables that this study draws, in the order of a report."""
-    return [name for name, key in FIGURES.items() if key is None or getattr(study.report, key)]
+    return [name for name, condition in FIGURES.items() if condition is None or condition(study)]
 
 
 def inputs(study: Study, layout: Layout, name: str) -> list[Path]:

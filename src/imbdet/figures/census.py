@@ -17,14 +17,19 @@ NAMED_CLASSES = 24  # more names than this cannot be read beside one another
 FEW_CLASSES = 10  # names and numbers of more stand upright
 
 
+def _record(study: Study, layout: Layout) -> Path:
+    """The census of the one-stage detector, which trains on all anchors, or else of the first one."""
+    return layout.census(records.first_detector(study, "retinanet") or next(iter(study.detectors)))
+
+
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The census."""
-    return [layout.census]
+    return [_record(study, layout)]
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns panel (levels: of a mean image; classes: of all), name, counted (foreground, ...), count, images."""
-    census = records.read_json(layout.census)
+    census = records.read_json(_record(study, layout))
     levels = [
         {"panel": "levels", "name": level["name"], "counted": counted, "count": level[counted]}
         for level in census["levels"]
@@ -65,12 +70,12 @@ def _levels(axes: "Axes", data: "DataFrame") -> None:
     for index, name in enumerate(SETS):
         places = [place + (index - 1) * 0.28 for place in range(len(counts))]
         look: dict[str, Any] = {
-            "color": style.COLOURS[(2, 1, 5)[index]],
+            "color": style.COLOUR_OF[name],
             "hatch": style.HATCHES[index],
             "edgecolor": "white",
         }
         bars = axes.bar(places, counts[name], 0.28, label=name, **look)
-        axes.bar_label(bars, [_short(count) for count in counts[name]], padding=1.5, fontsize=7)
+        axes.bar_label(bars, [style.short(count) for count in counts[name]], padding=1.5, fontsize=7)
     axes.set_xticks(range(len(counts)), counts.index)
     axes.set(yscale="log", ylabel="anchors in a mean image", xlabel="level of the pyramid", title="anchors by level")
     axes.set_ylim(min(0.01, _floor(counts)), 30 * counts.to_numpy().max())
@@ -81,13 +86,6 @@ def _levels(axes: "Axes", data: "DataFrame") -> None:
 def _floor(counts: "DataFrame") -> float:
     values = counts.to_numpy()
     return float(values[values > 0].min()) / 3
-
-
-def _short(count: float) -> str:
-    """Three digits at most, so that neighbours do not touch."""
-    if count >= 1000:
-        return f"{count / 1000:.3g}k"
-    return f"{count:.0f}" if count >= 100 else f"{count:.2g}"
 
 
 def _classes(axes: "Axes", data: "DataFrame") -> None:

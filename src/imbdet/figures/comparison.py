@@ -1,6 +1,6 @@
 """What a paper published beside what a study measured, joined by the parameters of the method."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,23 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PUBLISHED = Path(__file__).parent / "published"
+SOURCE = ("paper", "table", "data", "setting")
 METRICS = ("AP", "AP50", "AP75")
-PARAMETERS = ("alpha", "gamma", "beta")
 _LOSSES = {"cross_entropy": "CE", "focal": "FL", "focal_star": "FL*"}
-_SIGNS = {"loss": "loss", "alpha": "α", "gamma": "γ", "beta": "β"}
+_SIGNS = {"alpha": "α", "gamma": "γ", "beta": "β", "nms_iou": "NMS IoU"}  # of parameters; others are what they are
+
+
+def loss_and_parameters(method: Mapping[str, Any]) -> dict[str, Any]:
+    """How the tables of the focal-loss paper name a method. Focal loss at gamma 0 is cross entropy."""
+    loss = _LOSSES.get(method["name"], method["name"])
+    parameters = {"gamma": 0.0} if loss == "CE" else {}
+    parameters |= {key: method[key] for key in ("alpha", "gamma", "beta") if key in method}
+    return {"loss": "CE" if parameters.get("gamma") == 0 else loss, **parameters}
 
 
 def published(table: str) -> "DataFrame":
     """Return the rows of a published table, e.g. ``focal_loss_1b``; each carries its paper, table, data and setting."""
-    return records.read_csv(PUBLISHED / f"{table}.csv", ("paper", "table", "data", "setting"))
+    return records.read_csv(PUBLISHED / f"{table}.csv", SOURCE).astype({"table": str})
 
 
 def inputs(layout: Layout, experiments: Sequence[str]) -> list[Path]:
@@ -29,60 +37,79 @@ def inputs(layout: Layout, experiments: Sequence[str]) -> list[Path]:
     return [layout.evaluation(name) for name in experiments]
 
 
-def data(layout: Layout, experiments: Sequence[str], table: str, keys: Sequence[str]) -> "DataFrame":
-    """Return both sides joined on ``keys`` (of loss, alpha, gamma, beta); a row that one side lacks keeps its blanks.
+def data(
+    layout: Layout,
+    experiments: Sequence[str],
+    table: str,
+    keys: Sequence[str],
+    describe: Callable[[Mapping[str, Any]], Mapping[str, Any]] = loss_and_parameters,
+) -> "DataFrame":
+    """Return both sides joined on ``keys``; a row that one side lacks keeps its blanks.
 
-    Columns: the keys; published_* (table, data, setting, AP, AP50, AP75 in percent and parameters that are no key);
-    measured_* likewise with experiment, label, data and images.
+    ``describe`` gives a measured method the words and parameters of the published table, keys included.
+
+    Columns: the keys; published_* (all columns of its table that are no key, metrics in percent); measured_* with
+    experiment, label, detector, data, images, what ``describe`` gives beside keys, and AP, AP50, AP75 in percent.
     """
-    sides = {"published": published(table), "measured": records.frame(_measured(layout, name) for name in experiments)}
-    theirs, ours = (_prefixed(side, name, keys) for name, side in sides.items())
+    measured = records.frame(_measured(layout, name, describe) for name in experiments)
+    measured = measured.reindex(columns=list(dict.fromkeys([*measured, *keys])))  # of which perhaps no method has one
+    theirs, ours = (
+        _prefixed(side, name, keys) for name, side in (("published", published(table)), ("measured", measured))
+    )
     return theirs.merge(ours, how="outer", on=list(keys)).sort_values(list(keys), kind="stable")
 
 
 def _prefixed(side: "DataFrame", name: str, keys: Sequence[str]) -> "DataFrame":
     """One side with numbers as floats (an empty column would otherwise not join) and its name before all but keys."""
-    numeric = {column: float for column in (*PARAMETERS, *METRICS) if column in side}
+    columns = [column for column in side if column not in SOURCE]
+    numeric = {c: float for c in columns if all(isinstance(value, int | float) for value in side[c])}
     return side.astype(numeric).rename(columns={c: f"{name}_{c}" for c in side if c not in keys})
 
 
-def _measured(layout: Layout, name: str) -> dict[str, Any]:
-    """Label, parameters and metrics (percent) of an experiment. Focal loss at gamma 0 is cross entropy."""
+def _measured(layout: Layout, name: str, describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+    """Label, parameters and metrics (percent) of an experiment."""
     record = records.read_json(layout.evaluation(name))
-    method = record["method"]
-    loss = _LOSSES.get(method["name"], method["name"])
-    parameters = {"gamma": 0.0} if loss == "CE" else {}
-    parameters |= {key: method[key] for key in PARAMETERS if key in method}
-    kept = {"experiment": name, **{key: record[key] for key in ("label", "data", "images")}}
-    metrics = {metric: records.percent(record[metric]) for metric in METRICS}
-    return {**kept, "loss": "CE" if parameters.get("gamma") == 0 else loss, **parameters, **metrics}
+    kept = {**records.named(layout, name), **{key: record[key] for key in ("data", "images")}}
+    return {**kept, **describe(record["method"]), **{metric: records.percent(record[metric]) for metric in METRICS}}
 
 
-def caption(study: Study, data: "DataFrame", what: str) -> str:
-    """Say what each side was measured on, and that the two are no competition."""
+def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:
+    """Say what each side was measured on, and that the two are no competition; ``note`` says more of the columns."""
     theirs = data.dropna(subset="published_table").iloc[0]
     ours = data.dropna(subset="measured_experiment").iloc[0]
     elsewhere = "" if study.data.source == captions.COCO else "on other data, "
+    detector = "detector" if data["measured_detector"].nunique() == 1 else "detectors"
     return (
         f"{what}, published beside measured, in percent. Published: {theirs['published_paper']}, table "
         f"{theirs['published_table']}, {theirs['published_data']}, {theirs['published_setting']}. Measured: "
-        f"{elsewhere}with this study's detector and schedule, one run each: compare the order and the shape of the two "
-        "sides, not their levels. A dash stands where a side has no such row or a method no such parameter. "
+        f"{elsewhere}with this study's {detector} and schedule, one run each: compare the order and the shape of the "
+        "two sides, not their levels. A dash stands where a side has no such row or a method no such parameter. "
+        + (f"{note} " if note else "")
         + captions.about(study, f"measured on {ours['measured_images']:,.0f} validation images")
     )
 
 
-def columns(data: "DataFrame", keys: Sequence[str], others: Sequence[str] = ()) -> list[Column]:
-    """Return the keys, then parameters that are no key and AP, AP50, AP75 of either side, each with its data set."""
+def columns(
+    data: "DataFrame",
+    keys: Sequence[str],
+    others: Sequence[str] = (),
+    published: Sequence[str] = METRICS,
+    measured: Sequence[str] = METRICS,
+) -> list[Column]:
+    """Return the keys, then parameters that are no key and the metrics of either side, each with its data set."""
     labels = Column(group(data, "measured"), "experiment", text(data["measured_label"]))
-    theirs, ours = _side(data, "published", others), _side(data, "measured", others)
-    return [*(Column("", _SIGNS[key], _cells(data, key)) for key in keys), *theirs, labels, *ours]
+    theirs, ours = _side(data, "published", others, published), _side(data, "measured", others, measured)
+    return [*(Column("", _sign(key), _cells(data, key)) for key in keys), *theirs, labels, *ours]
 
 
-def _side(data: "DataFrame", side: str, others: Sequence[str]) -> list[Column]:
+def _side(data: "DataFrame", side: str, others: Sequence[str], metrics: Sequence[str]) -> list[Column]:
     name = group(data, side)
-    parameters = [Column(name, _SIGNS[key], _cells(data, f"{side}_{key}")) for key in others]
-    return parameters + [Column(name, metric, numbers(data[f"{side}_{metric}"], ".1f")) for metric in METRICS]
+    parameters = [Column(name, _sign(key), _cells(data, f"{side}_{key}")) for key in others]
+    return parameters + [Column(name, _sign(metric), numbers(data[f"{side}_{metric}"], ".1f")) for metric in metrics]
+
+
+def _sign(key: str) -> str:
+    return _SIGNS.get(key, key.replace("_", " "))
 
 
 def group(data: "DataFrame", side: str) -> str:
@@ -91,4 +118,4 @@ def group(data: "DataFrame", side: str) -> str:
 
 
 def _cells(data: "DataFrame", key: str) -> list[str]:
-    return text(data[key]) if key == "loss" else numbers(data[key], "g")
+    return numbers(data[key], "g") if data[key].dtype == float else text(data[key])

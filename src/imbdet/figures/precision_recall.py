@@ -8,6 +8,7 @@ from imbdet.figures import captions, records, style
 from imbdet.layout import Layout
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
@@ -22,7 +23,7 @@ def inputs(study: Study, layout: Layout) -> list[Path]:
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
-    """Columns iou, recall, precision, experiment, label, images."""
+    """Columns iou, recall, precision, experiment, label, detector, images."""
     return records.concat(_curves(layout, name) for name in study.report.precision_recall)
 
 
@@ -30,7 +31,7 @@ def _curves(layout: Layout, name: str) -> "DataFrame":
     curves = records.read_csv(layout.precision_recall(name), COLUMNS)
     record = records.read_json(layout.evaluation(name))
     curves = curves[curves["iou"].astype(str).isin(THRESHOLDS)]
-    return curves.assign(experiment=name, label=record["label"], images=record["images"])
+    return curves.assign(**records.named(layout, name), images=record["images"])
 
 
 def caption(study: Study, data: "DataFrame") -> str:
@@ -43,16 +44,29 @@ def caption(study: Study, data: "DataFrame") -> str:
 
 
 def draw(data: "DataFrame") -> "Figure":
-    """One panel for each threshold, one curve for each experiment, and below each panel its legend."""
+    """For each detector a panel for each threshold, one curve for each experiment, and below each panel its legend."""
+    detectors = list(data.groupby("detector", sort=False))
+    heights = [
+        height for _, curves in detectors for height in (3.0 if len(detectors) == 1 else 2.6, _legend_height(curves))
+    ]
+    figure, axes = style.canvas(sum(heights), len(heights), len(THRESHOLDS), sharey="row", height_ratios=heights)
+    for row, (detector, curves) in enumerate(detectors):
+        panels = axes[2 * row * len(THRESHOLDS) :]
+        _draw_row(panels[: len(THRESHOLDS)], panels[len(THRESHOLDS) : 2 * len(THRESHOLDS)], curves)
+        panels[0].set_ylabel("precision" if len(detectors) == 1 else f"{detector}\nprecision".replace("_", " "))
+    return figure
+
+
+def _legend_height(curves: "DataFrame") -> float:
+    """Inches."""
+    return 0.2 * (curves["experiment"].nunique() + 1)
+
+
+def _draw_row(panels: "list[Axes]", below: "list[Axes]", data: "DataFrame") -> None:
     looks = style.unordered(data["experiment"].nunique())
-    heights = (3.0, 0.2 * (len(looks) + 1))
-    figure, axes = style.canvas(sum(heights), 2, len(THRESHOLDS), sharey="row", height_ratios=heights)
-    panels, below = axes[: len(THRESHOLDS)], axes[len(THRESHOLDS) :]
     for panel, legend, (iou, curves) in zip(panels, below, data.groupby("iou"), strict=True):
         for look, (_, curve) in zip(looks, curves.groupby("experiment", sort=False), strict=True):
             name = f"{curve['label'].iloc[0]}: {100 * curve['precision'].mean():.1f}"
             panel.plot(curve["recall"], curve["precision"], label=name, **look)
         panel.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", title=f"IoU {iou}")
         style.legend_in(legend, panel, loc="upper center", title=f"AP at IoU {iou}")
-    panels[0].set_ylabel("precision")
-    return figure

@@ -85,6 +85,17 @@ def images(layout: Layout, split: str) -> int:
     return int(read_json(layout.manifest)["splits"][split]["images"])
 
 
+def named(layout: Layout, experiment: str) -> dict[str, str]:
+    """Return an experiment with its label and detector, from its evaluation, as columns of a table."""
+    record = read_json(layout.evaluation(experiment))
+    return {"experiment": experiment, "label": record["label"], "detector": record["detector"]}
+
+
+def first_detector(study: Study, kind: str) -> str | None:
+    """Return the name of the study's first detector of a kind, ``retinanet`` or ``faster_rcnn``; None without one."""
+    return next((name for name, detector in study.detectors.items() if detector.name == kind), None)
+
+
 def require(study: Study, layout: Layout, paths: Iterable[Path], name: str) -> None:
     """Raise :class:`UserError` that lists the records which do not exist, with the command for each."""
     commands = _commands(study, layout)
@@ -99,10 +110,12 @@ def _commands(study: Study, layout: Layout) -> dict[Path, str]:
     config = f"config/{study.name}.yaml"
     commands = {
         layout.manifest: f"data {config}",
-        layout.census: f"census {config}",
-        layout.structure: f"census {config}",
         layout.examples: f"examples {config}",
     }
+    for name in study.report.funnel:
+        commands[layout.funnel] = f"funnel {config} {name}"
+    for name in study.detectors:
+        commands |= {layout.census(name): f"census {config} {name}", layout.structure(name): f"census {config} {name}"}
     for name in study.experiments:
         commands |= {
             layout.training(name): f"train {config} {name}",
@@ -110,5 +123,8 @@ def _commands(study: Study, layout: Layout) -> dict[Path, str]:
             layout.evaluation(name): f"evaluate {config} {name}",
             layout.precision_recall(name): f"evaluate {config} {name}",
             layout.cumulative_loss(name): f"loss-samples {config} {name}",
+            layout.candidates(name): f"inspect {config} {name}",
+            layout.method_loss(name): f"inspect {config} {name}",
+            layout.gradient_shares(name): f"inspect {config} {name}",
         }
     return commands

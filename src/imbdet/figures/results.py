@@ -20,14 +20,14 @@ def inputs(study: Study, layout: Layout) -> list[Path]:
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
-    """Columns experiment, label, images, and the metrics in percent, missing where there is nothing to measure."""
+    """Columns experiment, label, detector, images and the metrics in percent, missing where nothing can be measured."""
     return records.frame(_row(layout, name) for name in study.experiments)
 
 
 def _row(layout: Layout, name: str) -> dict[str, object]:
     record = records.read_json(layout.evaluation(name))
     metrics = {metric: records.percent(record[metric]) for metric in METRICS}
-    return {"experiment": name, "label": record["label"], "images": record["images"], **metrics}
+    return {**records.named(layout, name), "images": record["images"], **metrics}
 
 
 def caption(study: Study, data: "DataFrame") -> str:
@@ -46,4 +46,5 @@ def table(data: "DataFrame") -> list[Column]:
     metrics = [
         Column("", metric.replace("AR_", "AR").replace("_", " "), numbers(data[metric], ".1f")) for metric in METRICS
     ]
-    return [Column("", "experiment", text(data["label"])), *metrics]
+    names = [Column("", "experiment", text(data["label"])), Column("", "detector", text(data["detector"]))]
+    return [*names, *metrics]

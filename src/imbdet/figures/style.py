@@ -1,7 +1,7 @@
 """One look for every picture: told apart in colour, by colour-blind readers and in grey; equal bytes for equal data."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 WIDTH = 7.2  # inches; 1080 pixels at 150 dpi
 DPI = 150
@@ -16,6 +17,9 @@ DPI = 150
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2, 1, 1.2, 1, 1.2)))
 HATCHES = ("", "////", "....")
+SETS = ("foreground", "background", "ignored", "other classes")  # one colour each, wherever they are drawn
+COLOUR_OF = dict(zip(SETS, (COLOURS[2], COLOURS[1], COLOURS[5], COLOURS[4]), strict=True))
+MARKER_OF = {"foreground": "o", "background": "x"}
 GREY = "#555555"
 CAPTION_SIZE = 8.0  # points
 _LINE_HEIGHT = 1.35 * CAPTION_SIZE / 72  # inches
@@ -59,6 +63,36 @@ def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> "t
     return figure, list(axes.flat)
 
 
+def grid(
+    count: int, columns: int, height: float, below: float = 0.25, **options: Any
+) -> "tuple[Figure, list[Axes], Axes]":
+    """Return a figure with ``count`` panels of ``height`` inches, its panels, and room for the legend.
+
+    Panels have the same axes, with numbers at the lowest of each column and the first of each row only. The legend goes
+    where there is no panel, or else into a row of ``below`` inches.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    heights = [height] * rows + ([below] if rows * columns == count else [])
+    figure, axes = canvas(sum(heights), len(heights), columns, height_ratios=heights, **options)
+    for place, panel in enumerate(axes):
+        panel.tick_params(labelbottom=place + columns >= count, labelleft=place % columns == 0)
+        if place >= count:
+            panel.set_axis_off()
+    return figure, axes[:count], axes[count]
+
+
+def scatter(axes: "Axes", data: "DataFrame", x: str, y: str, **options: Any) -> None:
+    """Draw candidates as points that tell foreground and background apart, the rarer foreground on top.
+
+    In an SVG they are pixels: thousands of marks would make it slow.
+    """
+    for kind in ("background", "foreground"):
+        rows = data[data["set"] == kind]
+        look: dict[str, Any] = {"s": 9, "linewidths": 0.7, "alpha": 0.75, "rasterized": True, **options}
+        axes.scatter(rows[x], rows[y], color=COLOUR_OF[kind], marker=MARKER_OF[kind], label=kind, **look)
+
+
 def unordered(count: int) -> list[dict[str, Any]]:
     """Return colours and dashes of up to 35 things without an order, e.g. experiments."""
     return [{"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]} for i in range(count)]
@@ -72,10 +106,24 @@ def ordered(count: int) -> list[dict[str, Any]]:
     return [{"color": colour, "linestyle": DASHES[i % len(DASHES)]} for i, colour in enumerate(colours)]
 
 
+def short(count: float) -> str:
+    """A count in three digits at most, so that neighbours do not touch."""
+    if count >= 1000:
+        return f"{count / 1000:.3g}k"
+    return f"{count:.0f}" if count >= 100 else f"{count:.2g}"
+
+
+def beside_legend(columns: int, labels: "Iterable[str]") -> list[float]:
+    """Ratios of the widths of ``columns`` panels and of a legend's on their right that has room for its labels."""
+    legend = 0.5 + 0.066 * max(map(len, labels))  # inches
+    panel = (WIDTH - legend) / columns - 0.5  # without its numbers
+    return [1.0] * columns + [legend / panel]
+
+
 def legend_in(empty: "Axes", drawn: "Axes", **options: Any) -> None:
     """Put the legend of one panel into another, which is left empty for it; ``options`` go to ``Axes.legend``."""
     empty.set_axis_off()
-    legend = empty.legend(*drawn.get_legend_handles_labels(), fontsize=8, **options)
+    legend = empty.legend(*drawn.get_legend_handles_labels(), **{"fontsize": 8, **options})
     legend.set_in_layout(False)  # it may reach over empty panels beside it
 
 

@@ -1,0 +1,68 @@
+"""The Equalization Loss beside its baselines (Tan et al. 2020, table 5) and the measured runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imbdet.config import Study
+from imbdet.figures import comparison, records, suppressed_gradients
+from imbdet.figures.tables import Column
+from imbdet.layout import Layout
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+KEYS = ("method",)
+PUBLISHED = ("AP", "AP_rare", "AP_common", "AP_frequent", "AP_box")
+MEASURED = (*comparison.METRICS, "AP_tail", "AP_others")
+NAMES = {"focal": "focal loss", "equalization": "EQL", "equalization_softmax": "softmax EQL"}
+
+
+def inputs(study: Study, layout: Layout) -> list[Path]:
+    """The evaluation of each experiment of the list, and what tells which classes are of the tail."""
+    needed = [*comparison.inputs(layout, study.report.equalization), *suppressed_gradients.inputs(study, layout)]
+    return list(dict.fromkeys(needed))
+
+
+def data(study: Study, layout: Layout) -> "DataFrame":
+    """Columns of :func:`imbdet.figures.comparison.data`, and AP over the tail's classes and over the others, and names.
+
+    The tail is that of the list's first experiment with the Equalization Loss, for all experiments alike.
+    """
+    names = study.report.equalization
+    joined = comparison.data(layout, names, "equalization_methods", KEYS, _describe)
+    spared = suppressed_gradients.tail(suppressed_gradients.data(study, layout))
+    spared = spared[spared["experiment"] == spared["experiment"].iloc[0]]
+    tail = set(spared.loc[spared["tail"], "name"])
+    for column, of_tail in (("AP_tail", True), ("AP_others", False)):
+        means = {name: _mean(records.read_json(layout.evaluation(name)), tail, of_tail) for name in names}
+        joined[f"measured_{column}"] = joined["measured_experiment"].map(means)
+    return joined.assign(tail=", ".join(sorted(tail)) or "none")
+
+
+def _describe(method: Mapping[str, Any]) -> dict[str, Any]:
+    if method["name"] == "cross_entropy":
+        return {"method": f"{method['activation']} cross entropy"}
+    return {"method": NAMES.get(method["name"], method["name"])}
+
+
+def _mean(record: records.Record, tail: set[str], of_tail: bool) -> float:
+    """Mean AP, in percent, of the classes in or outside the tail, of those that the validation images hold."""
+    known = [row["AP"] for row in record["per_class"] if (row["name"] in tail) == of_tail and row["AP"] is not None]
+    return round(100 * sum(known) / len(known), 9) if known else float("nan")
+
+
+def caption(study: Study, data: "DataFrame") -> str:
+    """Say what either side was measured on, and which classes are of the tail."""
+    tail = data["tail"].iloc[0]
+    note = (
+        "Measured AP is of boxes and stands beside AP box. AP tail is the mean over the classes that the Equalization "
+        f"Loss spares in this study ({tail}), AP others that over the rest; in the paper the tail is the rare and the "
+        "common classes."
+    )
+    return comparison.caption(study, data, "Equalization Loss and its baselines", note)
+
+
+def table(data: "DataFrame") -> list[Column]:
+    """Published and measured columns side by side."""
+    return comparison.columns(data, KEYS, published=PUBLISHED, measured=MEASURED)
