@@ -51,8 +51,6 @@ def draw(data: "DataFrame") -> "Figure":
     """A row for each experiment; box weights are of foreground alone."""
     experiments = inspected.experiments(data)
     figure, panels, below = style.grid(4 * len(experiments), 4, 1.75)
-    weights = data.loc[data["class_weight"] > 0, "class_weight"], data.loc[data["box_weight"] > 0, "box_weight"]
-    limits = min(w.min() for w in weights) / 1.1, max(1, *(w.max() for w in weights)) * 1.1
     losses = max(LEAST_LOSS, data["class_loss"].min()) / 2, 1.5 * data["class_loss"].max()
     for row, (label, rows) in enumerate(experiments):
         for column, (weight, against) in enumerate(PANELS):
@@ -60,7 +58,10 @@ def draw(data: "DataFrame") -> "Figure":
             shown = rows if (weight, against) == PANELS[0] else rows[rows["set"] == "foreground"]
             axes.axhline(1, color=style.GREY, linewidth=0.8, zorder=0)
             style.scatter(axes, shown.assign(class_loss=shown["class_loss"].clip(lower=LEAST_LOSS)), against, weight)
-            axes.set_ylim(limits)
+            of_kind = rows.loc[rows[weight] > 0, weight]
+            low, high = min(1, of_kind.min()), max(1, of_kind.max())
+            axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
+            axes.tick_params(labelleft=column % 2 == 0)  # the two panels of a kind of weight have one axis
             axes.set_title(NAMES[weight] if row == 0 else "", fontsize=9)
             if against == "class_loss":
                 axes.set(xscale="log", xlim=losses)

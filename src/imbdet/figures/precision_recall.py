@@ -46,20 +46,15 @@ def caption(study: Study, data: "DataFrame") -> str:
 def draw(data: "DataFrame") -> "Figure":
     """For each detector a panel for each threshold, one curve for each experiment, and below each panel its legend."""
     detectors = list(data.groupby("detector", sort=False))
-    heights = [
-        height for _, curves in detectors for height in (3.0 if len(detectors) == 1 else 2.6, _legend_height(curves))
-    ]
+    panel, gap = (3.0, 0.0) if len(detectors) == 1 else (2.6, 0.3)  # between a legend and the next detector
+    legends = [0.2 * (curves["experiment"].nunique() + 1) + gap for _, curves in detectors]
+    heights = [height for legend in legends for height in (panel, legend)]
     figure, axes = style.canvas(sum(heights), len(heights), len(THRESHOLDS), sharey="row", height_ratios=heights)
     for row, (detector, curves) in enumerate(detectors):
         panels = axes[2 * row * len(THRESHOLDS) :]
         _draw_row(panels[: len(THRESHOLDS)], panels[len(THRESHOLDS) : 2 * len(THRESHOLDS)], curves)
         panels[0].set_ylabel("precision" if len(detectors) == 1 else f"{detector}\nprecision".replace("_", " "))
     return figure
-
-
-def _legend_height(curves: "DataFrame") -> float:
-    """Inches."""
-    return 0.2 * (curves["experiment"].nunique() + 1)
 
 
 def _draw_row(panels: "list[Axes]", below: "list[Axes]", data: "DataFrame") -> None:

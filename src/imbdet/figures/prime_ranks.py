@@ -26,16 +26,15 @@ def data(study: Study, layout: Layout) -> "DataFrame":
 
 
 def caption(study: Study, data: "DataFrame") -> str:
-    """Say what a rank is, and how much the best outweigh the others."""
-    better, worse = (data.loc[(data["iou"] > 0.75) == side, "class_weight"] for side in (True, False))
-    means = f"{better.mean():.2f} on average above an IoU of .75, {worse.mean():.2f} below" if len(better) else "none"
+    """Say what a rank is, and how far the weights spread."""
+    weights = data["class_weight"]
     return (
         "Prime sample attention (Cao et al. 2020, arXiv 1904.04821): IoU hierarchical local rank of single foreground "
         "candidates against the IoU of their predicted boxes with their objects (rank + 1, logarithmic axis, the first "
         "at the top). Of each class in a batch of the evaluation the best box of every object comes first, then the "
         "second best of every object, and so on: hence a high IoU alone does not make a good rank. Colour: the weight "
-        f"of the classification loss that follows ({means}); weights keep the sum of the losses, so that some are "
-        "above 1. One run each. "
+        f"of the classification loss that follows (here {weights.min():.2f} to {weights.max():.2f}); weights keep the "
+        "sum of the losses, so that some are above 1. One run each. "
         + captions.about(study, f"{len(data):,} candidates of {data['images'].iloc[0]:,} validation images, at random")
     )
 
