@@ -1,7 +1,7 @@
 """Write the parts of the pages that come from elsewhere: ``python docs/build.py``.
 
-The worked example of ``docs/metrics.md`` comes from a study's committed records, ``evaluation.json`` and
-``precision_recall.csv``; no number of it is typed by hand. ``docs/methods.md`` comes from the methods' docstrings.
+The worked example of ``docs/metrics.md`` and the README's list of experiments come from the demo's committed records;
+no number of them is typed by hand. ``docs/methods.md`` comes from the methods' docstrings.
 """
 
 import ast
@@ -19,6 +19,7 @@ from imbdet.layout import Layout
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "metrics.md"
 METHODS_PAGE = ROOT / "docs" / "methods.md"
+README = ROOT / "README.md"
 BLOCK = ("Paper", "Equations", "Official code", "Deviations", "Stages", "Recipe")
 BEGIN = "<!-- begin of the part that docs/build.py writes -->\n"
 END = "<!-- end of the part that docs/build.py writes -->\n"
@@ -28,6 +29,7 @@ CURVES = {"0.5": "AP50", "0.75": "AP75", "0.9": "AP90", "mean": "AP"}
 def main() -> None:
     write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), ROOT))
     write_text(METHODS_PAGE, methods_page(ROOT))
+    write_text(README, readme(README.read_text(encoding="utf-8"), ROOT))
 
 
 def page(text: str, root: Path) -> str:
@@ -37,10 +39,34 @@ def page(text: str, root: Path) -> str:
     record = json.loads((root / layout.evaluation(experiment)).read_text(encoding="utf-8"))
     with (root / layout.precision_recall(experiment)).open(encoding="utf-8", newline="") as file:
         curves = list(csv.DictReader(file))
+    return _with_part(text, worked_example(record, curves), "docs/metrics.md")
+
+
+def _with_part(text: str, part: str, where: str) -> str:
+    """A page with another text between its two marks."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UserError(f"docs/metrics.md must hold the lines {BEGIN.strip()!r} and {END.strip()!r} once each")
+        raise UserError(f"{where} must hold the lines {BEGIN.strip()!r} and {END.strip()!r} once each")
     before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + "\n" + worked_example(record, curves) + "\n" + END + rest.partition(END)[2]
+    return before + BEGIN + "\n" + part + "\n" + END + rest.partition(END)[2]
+
+
+def readme(text: str, root: Path) -> str:
+    """Return the README with its list of the demo's experiments made again from the records below ``root``."""
+    study = load_study(root / "config" / "demo.yaml")
+    layout = Layout.of(study)
+    rows, hardware = [], set()
+    for name, experiment in study.experiments.items():
+        training = json.loads((root / layout.training(name)).read_text(encoding="utf-8"))
+        result = json.loads((root / layout.evaluation(name)).read_text(encoding="utf-8"))
+        hardware.add(f"{training['hardware']['device']} with {training['hardware']['threads']} thread")
+        percent = [f"{100 * result[key]:.1f}" for key in ("AP", "AP50")]
+        rows.append([experiment.label, experiment.detector, f"{training['measured']['seconds']:.0f} s", *percent])
+    total = sum(float(row[2].removesuffix(" s")) for row in rows)
+    about = (
+        f"One seed each, on {study.description}; {total / 60:.0f} minutes of training in all, two at a time "
+        f"({', '.join(sorted(hardware))} each). Not COCO, and differences of a few points may be noise.\n\n"
+    )
+    return _with_part(text, about + _table(["experiment", "detector", "training", "AP", "AP50"], rows), "README.md")
 
 
 def methods_page(root: Path) -> str:

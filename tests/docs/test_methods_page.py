@@ -25,6 +25,11 @@ def test_the_page_is_made_from_the_docstrings(build):
     assert committed == build.methods_page(ROOT), "run `python docs/build.py` and commit docs/methods.md"
 
 
+def test_the_readme_lists_the_committed_experiments(build):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == build.readme(text, ROOT), "run `python docs/build.py` and commit README.md"
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_says_all_that_a_reader_wants(build, name):
     entry = build.block(ROOT / "src/imbdet/methods" / f"{name}.py")
