@@ -44,7 +44,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 # Of CARL, whose scores could otherwise all be 0 where carl_bias is, and have no derivative there with a power below 1.
 LEAST_PROBABILITY = 1e-9
-LEADERS = 64  # that are compared with all boxes at a time: the IoUs of all with all would take gigabytes
+LEADERS = 128  # that are compared with the boxes they may lead at a time: all at once would take gigabytes
 
 
 class PISA(Method):
@@ -251,13 +251,11 @@ def nms_match(boxes: Tensor, score: Tensor, image: Tensor, least_iou: float) -> 
     # torchvision suppresses above a threshold, which its kernel takes as fp32.
     below = float(np.nextafter(np.float32(least_iou), np.float32(-1)))
     kept = nms(boxes, -torch.arange(len(order), device=order.device, dtype=boxes.dtype), below)
-    leader = torch.full_like(order, -1)
-    for part in kept.split(LEADERS):
-        overlaps = box_iou(boxes[part], boxes) > below
-        leads, first = overlaps.max(0)
-        leader = torch.where(leads & (leader < 0), order[part[first]], leader)
-    # A box without area does not even overlap itself.
-    leader = torch.where(leader < 0, order, leader)
+    leader = order.clone()
+    suppressed = torch.ones_like(order).index_fill_(0, kept, 0).topk(len(order) - len(kept)).indices
+    for part in reversed(kept.split(LEADERS)):  # so that the first leader has the last word
+        leads, first = (box_iou(boxes[part], boxes[suppressed]) > below).max(0)
+        leader[suppressed] = torch.where(leads, order[part[first]], leader[suppressed])
     return torch.empty_like(order).scatter_(0, order, leader)
 
 
