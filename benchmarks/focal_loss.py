@@ -14,15 +14,13 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import Subject, cores, extra_bytes, places, ratio, seconds, size, take_turns
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torchvision.ops import sigmoid_focal_loss
 
 from imbdet.files import write_json
@@ -53,43 +51,13 @@ def make_paths(logits: Tensor, label: Tensor, targets: Tensor) -> dict[str, Call
     }
 
 
-def seconds(path: Callable[[], Tensor], logits: Tensor) -> float:
-    """Time of one forward and backward pass."""
-    logits.grad = None
-    _wait(logits)
-    began = time.perf_counter()
-    path().backward()
-    _wait(logits)
-    return time.perf_counter() - began
+def make_subjects(logits: Tensor, label: Tensor, targets: Tensor) -> dict[str, Subject]:
+    """Forward and backward of each path."""
 
+    def subject(path: Callable[[], Tensor]) -> Subject:
+        return Subject(lambda: path().backward(), (logits,))
 
-def extra_memory(path: Callable[[], Tensor], logits: Tensor) -> float:
-    """Peak of the bytes that forward and backward hold beyond what was there, over the bytes of the logits."""
-    logits.grad = None
-    peak = _cuda_peak if logits.is_cuda else _cpu_peak
-    return peak(lambda: path().backward()) / (logits.numel() * logits.element_size())
-
-
-def _cuda_peak(run: Callable[[], None]) -> int:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def _cpu_peak(run: Callable[[], None]) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(accumulate(changes))
-
-
-def _wait(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
+    return {name: subject(path) for name, path in make_paths(logits, label, targets).items()}
 
 
 def measure(
@@ -98,25 +66,16 @@ def measure(
     """Times, ratios and memory of every path on one device."""
     torch.set_num_threads(threads)
     torch.compiler.reset()  # kernels are compiled for a number of threads
-    logits, label, targets = make_batch(rows, classes, foreground, device)
-    paths = make_paths(logits, label, targets)
-    warm_up = {name: seconds(path, logits) for name, path in paths.items()}
-    times: dict[str, list[float]] = {name: [] for name in paths}
-    for _ in range(repetitions):
-        for name, path in paths.items():
-            times[name].append(seconds(path, logits))
-    # The ratio of each turn, whose parts ran within a second of each other, and then the median of the turns.
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(times["torchvision"], own, strict=True))
-        for name, own in times.items()
-    }
+    subjects = make_subjects(*make_batch(rows, classes, foreground, device))
+    warm_up = {name: seconds(subject) for name, subject in subjects.items()}
+    times = take_turns(subjects, repetitions)
     return {
         "hardware": hardware(device),
         "first_call_s": warm_up,
         "times_ms": {name: [1000 * t for t in own] for name, own in times.items()},
         "median_ms": {name: 1000 * statistics.median(own) for name, own in times.items()},
-        "speed_up": ratios,
-        "extra_memory": {name: extra_memory(path, logits) for name, path in paths.items()},
+        "speed_up": {name: ratio(times["torchvision"], own) for name, own in times.items()},
+        "extra_memory": {name: extra_bytes(x) / size(x.inputs[0]) for name, x in subjects.items()},
     }
 
 
@@ -140,12 +99,8 @@ def main() -> None:
     parser.add_argument("--foreground", type=int, default=200)
     parser.add_argument("--repetitions", type=int, default=15)
     settings = vars(parser.parse_args())
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    cores = len(os.sched_getaffinity(0))
-    places = [(cpu, threads) for threads in sorted({1, cores})]
-    places += [(gpu, cores)] if torch.cuda.is_available() else []
     results = []
-    for device, threads in places:
+    for device, threads in places([1, cores()]):
         with tempfile.TemporaryDirectory() as cache:  # empty, so that the first call says what compiling takes
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
             results.append(measure(**settings, device=device, threads=threads))

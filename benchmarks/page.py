@@ -1,0 +1,160 @@
+"""Write ``docs/benchmarks.md`` from the records of both benchmarks: ``python benchmarks/page.py``.
+
+Every number on the page comes from ``results/benchmarks``; none is typed by hand.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from imbdet.errors import UserError
+from imbdet.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+RECORDS = [ROOT / "results" / "benchmarks" / f"{name}.json" for name in ("methods", "focal_loss")]
+TARGET = 3  # times the first of the group
+
+HEAD = """\
+# What the methods cost
+
+Written by `python benchmarks/page.py` from the records in `results/benchmarks`. Times are of forward and backward
+together, from matched candidates to the gradients; the network is not in them.
+
+**Everything here was measured on a CPU; there are no numbers from a GPU yet.** On a GPU large sums are faster and many
+small steps slower, so that its ratios will be others. The scripts use a GPU where there is one.
+
+What is compared takes turns in one process, and a ratio is the median of the turns' ratios, so that other work on the
+machine slows all alike. Memory is the peak beyond what was there before, over the bytes of the logits. Waits are
+operators that would stop the host until a GPU has finished; their number must not grow with that of the images.
+"""
+METHODS = """
+## Methods beside plain cross entropy
+
+`python benchmarks/methods.py`, with the recipes of `config/coco.yaml`. {machine} {repetitions} turns. The
+classification losses are the eager ones. Compiled, they are several times faster (below), while what a method adds
+costs the same, so that the ratios are higher.
+"""
+GROUPS = {
+    "dense, sigmoid": """\
+All anchors of {dense_images} images with {anchors:,} each, {foreground} of them foreground; sigmoid columns of
+{classes} classes. The NMS of OHEM runs again, on twice as many anchors, where too few are left, and waits three times
+each time.""",
+    "dense, softmax": "The same with softmax, the background's column last.",
+    "RoI, softmax": """\
+{sampled} proposals of each of {roi_images} images, at most a quarter of them foreground; offsets by class.""",
+    "RoI, sigmoid": "The same with sigmoid columns.",
+    "sampling proposals": """\
+Choosing out of {proposals:,} proposals of each of {roi_images} images. The papers' samplers need the head's predictions
+for all of them. These are given here: the head's forward pass that they cost is not in the times. It is far longer,
+with 28 million operations a proposal in the two layers of Faster R-CNN's head.""",
+    "assigning anchors": """\
+Matching the {anchors:,} anchors of {dense_images} images with their boxes. The rule of noisy anchors looks for the best
+box of each anchor, as the other does, and then for the best anchors of each box.""",
+}
+REASONS = {
+    "sample_weighting": """\
+The method runs a small network on every candidate: on one number, the classification loss, for background anchors, and
+on all seven for every RoI and for the anchors in the room kept for foreground. Its layers of 64 values cost more than
+the loss of {classes} classes. On a CPU they are computed block by block, and again in backward, which takes less time
+than to keep them, and no memory.""",
+    "HardExamples": """\
+Random sampling sorts random numbers. OHEM computes the losses of all proposals, sorts them, and suppresses overlaps
+among the hardest, one after the other.""",
+    "ScoreHLRSampler": """\
+PISA takes the softmax of all proposals, suppresses overlaps among the negatives above its score floor, compares what is
+suppressed with what is left, and ranks both.""",
+}
+OVER = """
+### What needs more than {target} times the first line with one thread, and why
+
+"""
+FOCAL = """
+## The focal loss alone
+
+`python benchmarks/focal_loss.py`: {rows:,} anchors (an image of 800x1344 pixels), {classes} classes. {machine}
+{repetitions} turns.
+
+"""
+
+
+def main() -> None:
+    methods, focal = (json.loads(path.read_text(encoding="utf-8")) for path in RECORDS)
+    write_text(PAGE, page(methods, focal))
+
+
+def page(methods: dict[str, Any], focal: dict[str, Any]) -> str:
+    """The page's text. methods, focal: the records of ``benchmarks/methods.py`` and ``benchmarks/focal_loss.py``."""
+    parts = [HEAD, METHODS.format(**methods["settings"], machine=_machine(methods))]
+    for title, about in GROUPS.items():
+        heading = f"\n**{title[0].upper()}{title[1:]}.** {about.format(**methods['settings'])}\n\n"
+        parts.append(heading + _methods_table(methods, title))
+    parts.append(_over(methods))
+    parts.append(FOCAL.format(**focal["settings"], machine=_machine(focal)) + _focal_table(focal))
+    return "".join(parts)
+
+
+def _methods_table(record: dict[str, Any], title: str) -> str:
+    """One line for each member of a group, with the times of every device and number of threads."""
+    results, waits = record["results"], record["waits"]
+    times = [column for result in results for column in (f"ms, {_place(result)}", "times the first")]
+    lines = [["", *times, "extra memory / logits", "waits, batch", "waits, one image"]]
+    rows = list(zip(*(result["rows"] for result in results), strict=True))
+    for of_results, batch, one in zip(rows, waits["batch"], waits["one_image"], strict=True):
+        if of_results[0]["group"] == title:
+            numbers = [text for row in of_results for text in (f"{row['median_ms']:.1f}", f"{row['ratio']:.2f}")]
+            memory = f"{of_results[0]['extra_memory']:.1f}"
+            lines.append([f"`{of_results[0]['name']}`", *numbers, memory, str(batch), str(one)])
+    return _table(lines)
+
+
+def _over(record: dict[str, Any]) -> str:
+    """Which need more than the target, and why; the reason is that for the name before a bracket."""
+    over: dict[str, list[str]] = {}
+    for row in record["results"][0]["rows"]:
+        if row["ratio"] > TARGET:
+            over.setdefault(row["name"].split(" (")[0], []).append(f"{row['ratio']:.1f} in {row['group']}")
+    if missing := over.keys() - REASONS.keys():
+        raise UserError(
+            f"results/benchmarks/methods.json: {', '.join(sorted(missing))} needs more than {TARGET} times the first "
+            "of its group; make it faster, or say why it does in REASONS of benchmarks/page.py"
+        )
+    reasons = {name: REASONS[name].format(**record["settings"]).replace("\n", "\n  ") for name in over}
+    lines = [f"- `{name}`: {'; '.join(ratios)}. {reasons[name]}\n" for name, ratios in over.items()]
+    return OVER.format(target=TARGET) + "".join(lines)
+
+
+def _focal_table(record: dict[str, Any]) -> str:
+    lines = [["", "path", "ms", "times faster", "extra memory / logits", "first call, s"]]
+    for result in record["results"]:
+        for name, median in result["median_ms"].items():
+            rest = result["speed_up"][name], result["extra_memory"][name], result["first_call_s"][name]
+            lines.append([_place(result), name, f"{median:.1f}", *(f"{value:.2f}" for value in rest)])
+    return _table(lines)
+
+
+def _table(lines: list[list[str]]) -> str:
+    header, *rows = lines
+    return "".join("| " + " | ".join(line) + " |\n" for line in [header, ["---"] * len(header), *rows])
+
+
+def _machine(record: dict[str, Any]) -> str:
+    results, versions = record["results"], record["versions"]
+    devices = dict.fromkeys(f"{r['hardware']['cpu']}, {r['hardware']['cores']} cores" for r in results)
+    packages = f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}"
+    if "load_average" in record:
+        load = f"{record['load_average']:.1f}"
+    else:
+        spans = [(_place(r), *r["load_average"]) for r in results]
+        load = ", ".join(f"{before:.1f} to {after:.1f} ({place})" for place, before, after in spans)
+    return f"Measured on {' and '.join(devices)}, {packages}, at a load of {load}."
+
+
+def _place(result: dict[str, Any]) -> str:
+    hardware = result["hardware"]
+    threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
+    return threads if hardware["device"] == "cpu" else hardware["device"]
+
+
+if __name__ == "__main__":
+    main()
