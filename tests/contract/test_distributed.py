@@ -15,6 +15,7 @@ from imbdet.methods.pisa import importance, iou_ranks
 
 # Ranks are those of each process, so its gradients depend on which images it has: see the last test.
 PER_PROCESS = ("pisa-dense", "pisa-roi")
+SELECT = ("ohem-paper", "ohem-code", "pisa-roi")  # each process chooses among its own proposals
 CASES_ = [case for case in CASES if case not in PER_PROCESS]
 
 # Labels of the rows of four images: two for each process, with unequal foreground, and with none for the second.
@@ -61,6 +62,12 @@ def of_samples(case, samples):
     return [x.grad for x in inputs], [p.grad for p in method.parameters()], dict(method.named_buffers())
 
 
+def selection(case, samples):
+    """Rows that the method's own sampler of proposals keeps, in its order."""
+    kept = method_of(case).sampler()(samples, lambda: samples, torch.Generator().manual_seed(1))
+    return kept.index[kept.valid]
+
+
 def of_network(network, batch):
     """Gradients and buffers after one backward pass; batch normalisation is frozen, as it would see other batches."""
     network.train()
@@ -76,12 +83,15 @@ def run_process(rank, folder):
     samples = {
         (name, case): of_samples(case, half_of(samples_of(case, name), rank)) for name in LABELS for case in CASES
     }
+    selected = {
+        (name, case): selection(case, half_of(samples_of(case, name), rank)) for name in LABELS for case in SELECT
+    }
     networks = {}
     for name, halves in HALVES.items():
         part = rows_of(make_batch([*halves[0], *halves[1]]), 2 * rank, 2 * rank + 2)
         for case in NETWORKS:
             networks[name, case] = of_network(DistributedDataParallel(detector_with(case)), part)
-    torch.save((samples, networks), f"{folder}/{rank}.pt")
+    torch.save((samples, networks, selected), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -96,8 +106,6 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES_)
 def test_gradients_of_samples_do_not_depend_on_the_number_of_processes(results, name, case):
     """DistributedDataParallel averages: half of each process's gradient is what it contributes."""
-    if case.startswith("ohem-"):  # its selection, the sampler's, is per process; the losses of what is selected are not
-        assert stage_of(case) == "roi"
     samples = samples_of(case, name)
     grads, learned, buffers = of_samples(case, samples)
     assert any((grad != 0).any() for grad in grads)
@@ -139,3 +147,12 @@ def test_pisa_ranks_in_each_process_and_sums_over_all(results, name, case):
     ((weight * rows + carl) / method.normalizer(samples)).sum().backward()
     parts = [results[rank][0][name, case][0][0] for rank in range(2)]
     assert_close(torch.cat(parts) / 2, logits.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("case", SELECT)
+def test_samplers_choose_in_each_process_as_if_it_were_alone(results, name, case):
+    for rank in range(2):
+        alone = selection(case, half_of(samples_of(case, name), rank))
+        assert len(alone) > 3
+        assert torch.equal(results[rank][2][name, case], alone)
