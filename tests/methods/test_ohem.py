@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from torchvision.ops import nms
 
 from imbdet.errors import UserError
-from imbdet.methods import build_method
+from imbdet.methods import build_method, ohem
 from imbdet.methods.ohem import hardest_first, nms_in_groups
 
 SOFTMAX = {"activation": "softmax", "prior_prob": None}
@@ -147,9 +147,11 @@ def test_the_order_of_rows_does_not_matter(variant):
 
 
 @pytest.mark.parametrize("n", [60, 3000])
+@pytest.mark.parametrize("at_once", [ohem.AT_ONCE, 50])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_nms_in_groups_is_nms_of_each_group(n, dtype):
-    """Both ways that torchvision has, with boxes on both sides of 0."""
+def test_nms_in_groups_is_nms_of_each_group(n, at_once, dtype, monkeypatch):
+    """All groups at once and, where there are more boxes, one after the other; boxes on both sides of 0."""
+    monkeypatch.setattr(ohem, "AT_ONCE", at_once)
     random = torch.Generator().manual_seed(n)
     corner = 60 * torch.rand(n, 2, generator=random, dtype=dtype) - 40
     boxes = torch.cat([corner, corner + 5 + 20 * torch.rand(n, 2, generator=random, dtype=dtype)], 1)
