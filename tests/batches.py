@@ -96,3 +96,10 @@ def losses_and_gradients(method, samples):
     inputs = [samples.logits.detach().clone().requires_grad_(), samples.deltas.detach().clone().requires_grad_()]
     losses = method(replace(samples, logits=inputs[0], deltas=inputs[1]))
     return losses, torch.autograd.grad(sum(losses.values()), inputs)
+
+
+def arrays(samples):
+    """Samples as slow references in plain NumPy read them."""
+    names = ("logits", "deltas", "priors", "label", "gt_id", "image_id", "weight", "gt_boxes")
+    rest = {"num_classes": samples.num_classes, "num_images": samples.num_images}
+    return {n: getattr(samples, n).numpy() for n in names} | rest | {"coder_weights": samples.box_coder.weights}

@@ -62,6 +62,16 @@ def boxes_of(batch):
     return batch.gt_boxes.tolist(), batch.gt_labels.tolist(), batch.ignore_boxes.tolist()
 
 
+def by_hand(model, batch, settings):
+    """Labels of the anchors as objects or not, the proposals, and the ground truth of a batch of one image."""
+    boxes, labels, crowds = boxes_of(batch)
+    anchors = [box for _, box in anchors_of(settings.anchors, *batch.images.shape[-2:], settings.strides)]
+    with torch.no_grad():
+        (proposals,) = model.propose(batch, *model.predict_objects(model.features(batch)))
+    objects = assign(anchors, boxes, [0] * len(boxes), crowds, settings.rpn.assigner, 1)
+    return objects, proposals.tolist(), (boxes, labels, crowds)
+
+
 def written(study, layout):
     funnel.run(study, layout, "two-stage")
     record = json.loads(layout.funnel.read_text())
@@ -76,14 +86,10 @@ def test_anchors_and_proposals_are_those_of_the_assigners(study):
     model.training = True
     expected = {"anchors": np.zeros(3), "proposals": np.zeros(3)}
     for batch in batches:
-        boxes, labels, crowds = boxes_of(batch)
-        anchors = [box for _, box in anchors_of(settings.anchors, *batch.images.shape[-2:], settings.strides)]
-        objects = assign(anchors, boxes, [0] * len(boxes), crowds, settings.rpn.assigner, 1)
+        objects, proposals, truth = by_hand(model, batch, settings)
         expected["anchors"] += counts(objects, 1)
-        with torch.no_grad():
-            (proposals,) = model.propose(batch, *model.predict_objects(model.features(batch)))
         assert len(proposals) <= settings.rpn.training.kept
-        expected["proposals"] += counts(labels_of_proposals(proposals.tolist(), boxes, labels, crowds), 3)
+        expected["proposals"] += counts(labels_of_proposals(proposals, *truth), 3)
     assert (record["study"], record["experiment"], record["images"]) == (made.name, "two-stage", len(batches))
     assert list(means) == STATIONS
     for station, total in expected.items():
@@ -101,12 +107,8 @@ def test_samples_keep_what_random_sampling_must(study):
     model.training = True
     expected = {"RPN sample": np.zeros(3), "RoI sample": np.zeros(3)}
     for batch in batches:
-        boxes, labels, crowds = boxes_of(batch)
-        anchors = [box for _, box in anchors_of(settings.anchors, *batch.images.shape[-2:], settings.strides)]
-        with torch.no_grad():
-            (proposals,) = model.propose(batch, *model.predict_objects(model.features(batch)))
-        objects = assign(anchors, boxes, [0] * len(boxes), crowds, settings.rpn.assigner, 1)
-        found = labels_of_proposals(proposals.tolist() + boxes, boxes, labels, crowds)
+        objects, proposals, truth = by_hand(model, batch, settings)
+        found = labels_of_proposals(proposals + truth[0], *truth)
         for station, stage, (foreground, background, _) in (
             ("RPN sample", settings.rpn, counts(objects, 1)),
             ("RoI sample", settings.roi, counts(found, 3)),

@@ -104,29 +104,13 @@ def census() -> dict[str, Any]:
 
 
 def structure() -> dict[str, Any]:
-    def level(name: str, index: int, channels: int) -> dict[str, Any]:
-        side = 16 // 2**index
-        return {"name": f"{name}{index + 3}", "stride": 8 * 2**index, "channels": channels, "shape": [side, side]}
-
-    def pyramid(index: int) -> dict[str, Any]:
-        made = level("P", index, 32)
-        sides = [12 * 2**index / 2**0.5, 12 * 2**index * 2**0.5]
-        return {**made, "anchors_per_location": 3, "anchors": 3 * made["shape"][0] ** 2, "anchor_sides": sides}
-
-    return {
-        "study": "fabricated",
-        "name": "retinanet",
-        "backbone": "tiny",
-        "parameters": 412345,
-        "p6_source": "c5",
-        "image": [128, 128],
-        "backbone_levels": [level("C", index, 32 * 2**index) for index in range(3)],
-        "levels": [pyramid(index) for index in range(5)],
-        "heads": [
-            {"name": "classification", "convs": 4, "channels": 32, "norm": "group", "outputs": "3 x 6"},
-            {"name": "box_regression", "convs": 4, "channels": 32, "norm": "group", "outputs": "3 x 4"},
-        ],
-    }
+    """A RetinaNet on images of 128 pixels, its pyramid from P3 to P7."""
+    heads = [
+        {"name": name, "convs": 4, "channels": 32, "norm": "group", "outputs": f"3 x {outputs}"}
+        for name, outputs in (("classification", 6), ("box_regression", 4))
+    ]
+    about = {"name": "retinanet", "parameters": 412345, "p6_source": "c5"}
+    return fabricate_methods.network(about, lowest=3, widest=128, heads=heads)
 
 
 def loss_curve(index: int, further: list[str]) -> pd.DataFrame:

@@ -179,28 +179,33 @@ def funnel() -> dict[str, Any]:
 
 
 def structure() -> dict[str, Any]:
-    """A Faster R-CNN on images of 128 pixels."""
+    """A Faster R-CNN on images of 128 pixels, its pyramid from P2 to P6."""
+    heads = [
+        {"name": "rpn", "convs": 1, "channels": 32, "norm": "none", "outputs": "3 x (1 + 4)"},
+        {"name": "roi", "pool": 7, "layers": 2, "channels": 128, "outputs": "7 + 6 x 4"},
+    ]
+    about = {"name": "faster_rcnn", "parameters": 612345, "p6_source": "pool"}
+    return network(about, lowest=2, widest=128, heads=heads)
 
-    def level(name: str, index: int, channels: int) -> dict[str, Any]:
-        side = 32 // 2**index
-        return {"name": f"{name}{index + 2}", "stride": 4 * 2**index, "channels": channels, "shape": [side, side]}
 
-    def pyramid(index: int) -> dict[str, Any]:
-        made = level("P", index, 32)
-        sides = [12 * 2**index / 2**0.5, 12 * 2**index * 2**0.5]
+def network(about: dict[str, Any], lowest: int, widest: int, heads: list[dict[str, Any]]) -> dict[str, Any]:
+    """The structure of a detector: stages of the backbone up to C5, of ``widest`` channels, and five levels."""
+
+    def level(name: str, number: int, channels: int) -> dict[str, Any]:
+        side = 128 >> number
+        return {"name": f"{name}{number}", "stride": 2**number, "channels": channels, "shape": [side, side]}
+
+    def pyramid(number: int) -> dict[str, Any]:
+        made = level("P", number, 32)
+        sides = [12 * 2 ** (number - lowest) / 2**0.5, 12 * 2 ** (number - lowest) * 2**0.5]
         return {**made, "anchors_per_location": 3, "anchors": 3 * made["shape"][0] ** 2, "anchor_sides": sides}
 
     return {
         "study": "fabricated",
-        "name": "faster_rcnn",
+        **about,
         "backbone": "tiny",
-        "parameters": 612345,
-        "p6_source": "pool",
         "image": [128, 128],
-        "backbone_levels": [level("C", index, 16 * 2**index) for index in range(4)],
-        "levels": [pyramid(index) for index in range(5)],
-        "heads": [
-            {"name": "rpn", "convs": 1, "channels": 32, "norm": "none", "outputs": "3 x (1 + 4)"},
-            {"name": "roi", "pool": 7, "layers": 2, "channels": 128, "outputs": "7 + 6 x 4"},
-        ],
+        "backbone_levels": [level("C", number, widest >> (5 - number)) for number in range(lowest, 6)],
+        "levels": [pyramid(number) for number in range(lowest, lowest + 5)],
+        "heads": heads,
     }

@@ -33,12 +33,5 @@ def random_samples(stage, seed, rows=None, images=2, **options):
     )
 
 
-def arrays(samples):
-    """What the references read."""
-    names = ("logits", "deltas", "priors", "label", "gt_id", "image_id", "weight", "gt_boxes")
-    rest = {"num_classes": samples.num_classes, "num_images": samples.num_images}
-    return {n: getattr(samples, n).numpy() for n in names} | rest | {"coder_weights": samples.box_coder.weights}
-
-
 def rows_of(mask):
     return mask.nonzero()[:, 0].tolist()

@@ -6,7 +6,7 @@ import focal_reference as reference
 import numpy as np
 import pytest
 import torch
-from batches import losses_and_gradients, make_samples
+from batches import arrays, losses_and_gradients, make_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -47,12 +47,6 @@ def random_samples(spec, stage, seed, **options):
         logits=torch.where(ignored, torch.nan, samples.logits),
         deltas=torch.where(ignored[..., None], torch.inf, samples.deltas),
     )
-
-
-def arrays(samples):
-    names = ("logits", "deltas", "priors", "label", "gt_id", "image_id", "weight", "gt_boxes")
-    rest = {"num_classes": samples.num_classes, "num_images": samples.num_images}
-    return {n: getattr(samples, n).numpy() for n in names} | rest | {"coder_weights": samples.box_coder.weights}
 
 
 def expected(spec, batch, normalizer=None, mean=100.0):

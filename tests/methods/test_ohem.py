@@ -6,8 +6,8 @@ import focal_reference
 import ohem_reference as reference
 import pytest
 import torch
-from batches import losses_and_gradients, make_samples
-from ohem_cases import UNUSUAL, arrays, random_samples, rows_of
+from batches import arrays, losses_and_gradients, make_samples
+from ohem_cases import UNUSUAL, random_samples, rows_of
 from torch.testing import assert_close
 from torchvision.ops import nms
 

@@ -6,10 +6,10 @@ import focal_reference
 import ohem_reference as reference
 import pytest
 import torch
-from batches import losses_and_gradients, make_samples
+from batches import arrays, losses_and_gradients, make_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ohem_cases import UNUSUAL, arrays, random_samples, rows_of
+from ohem_cases import UNUSUAL, random_samples, rows_of
 from torch.testing import assert_close
 
 from imbdet.errors import UserError

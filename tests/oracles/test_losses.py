@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from compiler import torch_compile_works
 from torch.testing import assert_close
 
 from imbdet.losses import (
@@ -107,15 +108,6 @@ def test_fused_kernels_give_the_same_or_nothing(vectors):
     else:
         with pytest.raises(RuntimeError):
             assert_rows_and_gradient(name, case, torch.float32, compiled=True)
-
-
-def torch_compile_works():
-    """Fused CPU kernels need a C++ compiler and Python's headers, which a machine may lack."""
-    try:
-        torch.compile(lambda x: x.exp() + 1)(torch.zeros(3))
-    except RuntimeError:
-        return False
-    return True
 
 
 def test_the_eager_path_needs_no_compiler(vectors, monkeypatch):
