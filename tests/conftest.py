@@ -1,13 +1,27 @@
-"""``pytest tests/oracles --vectors DIR``: the reference vectors, or other files of the same structure."""
+"""Options of the suite: other reference vectors, and a record of the promises that the tests keep."""
 
 from pathlib import Path
 
 import pytest
+from promises import Promises
+
+from imbdet.files import write_json
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     folder = Path(__file__).parent / "oracles" / "vectors"
     parser.addoption("--vectors", default=str(folder), help="folder of the reference vectors")
+    parser.addoption("--promises", type=Path, help="write the promises that the tests have kept to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Promises(), "promises")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--promises")
+    if path and not hasattr(session.config, "workerinput"):
+        write_json(path, session.config.pluginmanager.get_plugin("promises").records())
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ShapesData(Section):
+class Validation(Section):
+    """What becomes of each defect that the validation of a data set finds."""
+
+
+class Source(Section):
+    """What every source of data has: the folder it is prepared in, and the policy on its defects."""
+
+    folder: str
+    validation: Validation = Validation()
+
+
+class ShapesData(Source):
     """The generated data set (:mod:`imbdet.data.shapes`): a pure function of these values."""
 
     source: Literal["shapes"]
-    folder: str
     seed: int
     image_size: Annotated[int, Field(ge=32, description="side in pixels; images are square")]
     train_images: Count
@@ -47,19 +57,17 @@ class ShapesData(Section):
         return self
 
 
-class Coco2017Data(Section):
+class Coco2017Data(Source):
     """COCO 2017 from its official archives (:mod:`imbdet.data.download`)."""
 
     source: Literal["coco2017"]
-    folder: str
     base_url: str = "http://images.cocodataset.org"
 
 
-class CocoFormatData(Section):
+class CocoFormatData(Source):
     """An archive or folder in COCO's format: ``train/``, ``val/``, ``annotations/instances_{train,val}.json``."""
 
     source: Literal["coco_format"]
-    folder: str
     path: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
