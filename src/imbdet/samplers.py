@@ -35,12 +35,9 @@ class RandomSampler:
         keys = torch.rand(len(foreground), generator=generator, device=foreground.device, dtype=torch.float64)
         fg_rank, fg_count = ranks_in_groups(keys, candidates.image_id, foreground, images)
         bg_rank, bg_count = ranks_in_groups(keys, candidates.image_id, background, images)
-        fg_kept = fg_count.clamp(max=int(self.number * self.foreground_share))
-        bg_kept = torch.minimum(bg_count, self.number - fg_kept)
-        keep_fg = foreground & (fg_rank < fg_kept[candidates.image_id])
-        keep_bg = background & (bg_rank < bg_kept[candidates.image_id])
-        slot = torch.where(keep_fg, fg_rank, fg_kept[candidates.image_id] + bg_rank)
-        return fill_slots(keep_fg | keep_bg, candidates.image_id * self.number + slot, images * self.number)
+        ranks = torch.where(foreground, fg_rank, bg_rank)
+        keep, slot = within_quotas(candidates, ranks, fg_count, bg_count, self.number, self.foreground_share)
+        return fill_slots(keep, slot, images * self.number)
 
 
 def ranks_in_groups(keys: Tensor, group: Tensor, member: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -61,6 +58,27 @@ def ranks_in_groups(keys: Tensor, group: Tensor, member: Tensor, num_groups: int
     starts = counts.cumsum(0) - counts
     positions = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=keys.device))
     return positions - starts[group], counts[:-1]
+
+
+def within_quotas(
+    candidates: Candidates, rank: Tensor, fg_count: Tensor, bg_count: Tensor, number: int, foreground_share: float
+) -> tuple[Tensor, Tensor]:
+    """Of each image the first ``number`` candidates, at most ``foreground_share`` of them foreground.
+
+    Args:
+        candidates: N of B images.
+        rank: [N] int64, of foreground and of background each from 0 in its image.
+        fg_count, bg_count: [B] int64, how many of either an image has.
+
+    Returns:
+        [N] bool, rows to keep, and [N] int64, the slot of each: ``number`` an image, foreground first.
+    """
+    image, foreground = candidates.image_id, candidates.foreground
+    fg_kept = fg_count.clamp(max=int(number * foreground_share))
+    bg_kept = torch.minimum(bg_count, number - fg_kept)
+    keep = (candidates.label >= 0) & (rank < torch.where(foreground, fg_kept[image], bg_kept[image]))
+    slot = torch.where(foreground, rank, fg_kept[image] + rank)
+    return keep, image * number + slot
 
 
 def fill_slots(keep: Tensor, slot: Tensor, number: int) -> Kept:

@@ -11,7 +11,7 @@ from torch import Tensor
 from imbdet.geometry import paired_iou
 
 if TYPE_CHECKING:  # detectors build on methods, which build on this module
-    from imbdet.assigners import Matches
+    from imbdet.assigners import Matches, Truth
     from imbdet.geometry import BoxCoder
 
 Stage = Literal["dense", "rpn", "roi"]
@@ -182,6 +182,35 @@ def dense_candidates(
         num_classes=num_classes,
         num_images=images,
         stage=stage,
+    )
+
+
+def proposal_candidates(
+    proposals: Tensor, images: Tensor, matches: "Matches", truth: "Truth", box_coder: "BoxCoder", num_classes: int
+) -> Candidates:
+    """Proposals as candidates of the RoI head.
+
+    Args:
+        proposals, images: [P, 4] fp32 xyxy pixels and [P] int64, position of each one's image in the batch.
+        matches: of the 1 x P proposals with the ground truth.
+        truth: the ground truth of the batch.
+        box_coder: what the head's offsets mean.
+        num_classes: K.
+    """
+    return Candidates(
+        priors=proposals,
+        label=labels_of(matches, truth.labels, num_classes)[0],
+        gt_id=matches.gt_id[0],
+        image_id=images,
+        level=torch.zeros_like(images),
+        prior_iou=matches.iou[0],
+        weight=torch.ones_like(matches.iou[0]),
+        multiplicity=matches.multiplicity[0],
+        gt_boxes=truth.boxes,
+        box_coder=box_coder,
+        num_classes=num_classes,
+        num_images=truth.num_images,
+        stage="roi",
     )
 
 

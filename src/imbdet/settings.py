@@ -1,13 +1,19 @@
 """The sections of a study that say how each part is set: data, detectors, training, evaluation. No torch here."""
 
-from typing import Annotated, Any, Literal
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+
+from imbdet.urls import without_secrets
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Url = Annotated[str, PlainSerializer(without_secrets)]
+WEB = ("http://", "https://")
 Range = Annotated[tuple[int, int], Field(description="smallest and largest number, both included")]
 
 
@@ -57,11 +63,60 @@ class ShapesData(Source):
         return self
 
 
-class Coco2017Data(Source):
-    """COCO 2017 from its official archives (:mod:`imbdet.data.download`)."""
+class Subset(Section):
+    """Some images of each split: their ids, or how many; :func:`imbdet.data.subset.choose` says which those are."""
+
+    train: int | tuple[int, ...]
+    val: int | tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _some_images(self) -> "Subset":
+        for split in ("train", "val"):
+            wanted = getattr(self, split)
+            if isinstance(wanted, int) and wanted < 1:
+                raise ValueError(f"{split} is {wanted}; expected a number of images, at least 1, or a list of ids")
+            if isinstance(wanted, tuple) and not 0 < len(wanted) == len(set(wanted)):
+                raise ValueError(f"{split} is a list of {len(wanted)} ids; expected at least one, each once")
+        return self
+
+
+class DownloadedData(Source):
+    """Images of COCO 2017 from its server, as whole archives or, for a subset, one by one.
+
+    A password does not belong in a study, which is in Git: set HTTP_PROXY and HTTPS_PROXY in the environment instead of
+    ``proxy``. Should an address hold one all the same, no record does.
+    """
+
+    base_url: Url = "http://images.cocodataset.org"
+    proxy: Annotated[str | None, Field(exclude=True, description="for http and https; not a fact about the data")] = None
+    checksums: Annotated[dict[str, Sha256], Field(description="SHA-256 by the name of a downloaded archive")] = {}
+    subset: Subset | None = None
+    archives: ClassVar[tuple[str, ...]] = ("train2017.zip", "val2017.zip")
+
+    @model_validator(mode="after")
+    def _addresses_and_names(self) -> "DownloadedData":
+        for key, schemes in {"base_url": WEB, "annotations_url": WEB, "proxy": (*WEB, "socks5://", "socks5h://")}.items():
+            if not (getattr(self, key, None) or schemes[0]).startswith(schemes):  # not shown: it may hold a password
+                raise ValueError(f"{key} does not start with {', '.join(schemes)}")
+        for name in self.checksums:
+            if name not in self.archives:
+                raise ValueError(f"checksums names {name!r}; the archives are {', '.join(self.archives)}")
+        return self
+
+
+class Coco2017Data(DownloadedData):
+    """COCO 2017 as it is published (:mod:`imbdet.data.published`)."""
 
     source: Literal["coco2017"]
-    base_url: str = "http://images.cocodataset.org"
+    archives: ClassVar[tuple[str, ...]] = ("annotations_trainval2017.zip", *DownloadedData.archives)
+
+
+class LvisData(DownloadedData):
+    """LVIS v1 as it is published: its annotations, COCO's images (:mod:`imbdet.data.published`)."""
+
+    source: Literal["lvis_v1"]
+    annotations_url: Url = "https://dl.fbaipublicfiles.com/LVIS"
+    archives: ClassVar[tuple[str, ...]] = ("lvis_v1_train.json.zip", "lvis_v1_val.json.zip", *DownloadedData.archives)
 
 
 class CocoFormatData(Source):
@@ -69,10 +124,10 @@ class CocoFormatData(Source):
 
     source: Literal["coco_format"]
     path: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
 
 
-Data = Annotated[ShapesData | Coco2017Data | CocoFormatData, Field(discriminator="source")]
+Data = Annotated[ShapesData | Coco2017Data | LvisData | CocoFormatData, Field(discriminator="source")]
 
 
 class Anchors(Section):
@@ -96,7 +151,7 @@ class MaxIoU(Section):
     low_quality: Literal["argmax", "reassign", "off"]
 
 
-class Network(Section):
+class Network(Section, ABC):
     """What the detectors share: the pyramid and the images and anchors that it sees; see :mod:`imbdet.detectors`."""
 
     backbone: str
@@ -111,9 +166,9 @@ class Network(Section):
     ] = {}
 
     @property
+    @abstractmethod
     def strides(self) -> tuple[int, ...]:
         """Strides of the pyramid's levels; images are padded to a multiple of the last."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _sizes_for_each_level(self) -> "Network":

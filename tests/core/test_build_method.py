@@ -144,7 +144,7 @@ def test_a_method_for_another_stage_is_refused(monkeypatch, experiment, stage):
     raw = with_method().model_dump()
     raw["experiments"][experiment]["methods"][stage] = FOCAL
     study, known = Study.model_validate(raw), ", ".join(sorted(others))
-    message = f"experiment {experiment}: method focal is defined for the stages {known}, not for {stage}$"
+    message = f"experiment {experiment}: method focal: Focal is defined for {known}, not for {stage}$"
     with pytest.raises(UserError, match="^" + message):
         build_detector(study, experiment, FACTS)
     with pytest.raises(UserError, match=message):
@@ -153,7 +153,7 @@ def test_a_method_for_another_stage_is_refused(monkeypatch, experiment, stage):
 
 def test_softmax_is_refused_for_rpn():
     study = with_method("two-stage", "rpn", activation="softmax")
-    message = r"experiment two-stage: RPN has one sigmoid column; cross_entropy asks for softmax$"
+    message = r"experiment two-stage: method cross_entropy: RPN has one sigmoid column; CrossEntropy asks for softmax$"
     with pytest.raises(UserError, match="^" + message):
         build_detector(study, "two-stage", FACTS)
     with pytest.raises(UserError, match=message):

@@ -185,15 +185,17 @@ def test_initial_weights_are_the_same_for_every_method_but_in_the_layer_that_it_
 
 def test_under_bf16_boxes_stay_in_single_precision():
     model, batch = tiny().train(), make_batch(BOXES["both images"])
+    limits = model.rpn_settings.training
     with torch.autocast("cpu", torch.bfloat16):
         logits, deltas = model.predict_objects(model.features(batch))
-        proposals, samples = model.propose(batch, logits, deltas), model.samples(batch)
+        proposals, samples = model.propose(batch, logits, deltas, limits), model.samples(batch)
         targets = {stage: of.delta_targets for stage, of in samples.items()}
         predicted = {stage: of.predicted_boxes for stage, of in samples.items()}
         sum(model(batch).values()).backward()
         detections = model.eval().detect(batch, SETTINGS)
     assert logits.dtype == deltas.dtype == samples["roi"].deltas.dtype == torch.bfloat16
-    for boxes, exact in zip(proposals, model.train().propose(batch, logits.float(), deltas.float()), strict=True):
+    in_full = model.propose(batch, logits.float(), deltas.float(), limits)
+    for boxes, exact in zip(proposals, in_full, strict=True):
         assert boxes.dtype == torch.float32
         assert torch.equal(boxes, exact)
     for stage, of in samples.items():

@@ -67,7 +67,8 @@ def by_hand(model, batch, settings):
     boxes, labels, crowds = boxes_of(batch)
     anchors = [box for _, box in anchors_of(settings.anchors, *batch.images.shape[-2:], settings.strides)]
     with torch.no_grad():
-        (proposals,) = model.propose(batch, *model.predict_objects(model.features(batch)))
+        limits = model.rpn_settings.training
+        (proposals,) = model.propose(batch, *model.predict_objects(model.features(batch)), limits)
     objects = assign(anchors, boxes, [0] * len(boxes), crowds, settings.rpn.assigner, 1)
     return objects, proposals.tolist(), (boxes, labels, crowds)
 
@@ -83,7 +84,6 @@ def test_anchors_and_proposals_are_those_of_the_assigners(study):
     record, means = written(made, layout)
     _, batches = images_of(made, layout)
     settings = made.detectors["faster_rcnn"]
-    model.training = True
     expected = {"anchors": np.zeros(3), "proposals": np.zeros(3)}
     for batch in batches:
         objects, proposals, truth = by_hand(model, batch, settings)
@@ -104,7 +104,6 @@ def test_samples_keep_what_random_sampling_must(study):
     _, means = written(made, layout)
     _, batches = images_of(made, layout)
     settings = made.detectors["faster_rcnn"]
-    model.training = True
     expected = {"RPN sample": np.zeros(3), "RoI sample": np.zeros(3)}
     for batch in batches:
         objects, proposals, truth = by_hand(model, batch, settings)

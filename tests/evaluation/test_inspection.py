@@ -304,12 +304,12 @@ def test_proposals_are_those_of_training_or_all_where_the_method_samples(place, 
     write_bytes(layout.weights("two-stage"), serialise(model.state_dict()))
     inspection.run(study, layout, "two-stage")
     table = pd.read_csv(layout.candidates("two-stage"))
-    model.training = True  # as many proposals
     batches = list(EvaluationBatches(study, layout, "two-stage", "val"))
     found = sum(table["represents"])
     assert ("selected" in table) == (spec["name"] == "ohem")
     if spec["name"] == "ohem":
-        proposals = [model.propose(batch, *model.predict_objects(model.features(batch))) for batch in batches]
+        limits = model.rpn_settings.training
+        proposals = [model.propose(batch, *model.predict_objects(model.features(batch)), limits) for batch in batches]
         matched = [model.match_proposals(*pair).label for pair in zip(batches, proposals, strict=True)]
         assert found == pytest.approx((torch.cat(matched) >= 0).sum().item(), rel=1e-4)
         selected = table[table["selected"] == 1]["represents"].sum()

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from torchvision.ops import nms
 
 from imbdet.errors import UserError
-from imbdet.methods import build_method, ohem
-from imbdet.methods.ohem import hardest_first, nms_in_groups
+from imbdet.methods import build_method
+from imbdet.methods.ohem import hardest_first, left_in_groups
 
 SOFTMAX = {"activation": "softmax", "prior_prob": None}
 SIGMOID = {"activation": "sigmoid", "prior_prob": 0.01}
@@ -147,18 +147,16 @@ def test_the_order_of_rows_does_not_matter(variant):
 
 
 @pytest.mark.parametrize("n", [60, 3000])
-@pytest.mark.parametrize("at_once", [ohem.AT_ONCE, 50])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_nms_in_groups_is_nms_of_each_group(n, at_once, dtype, monkeypatch):
-    """All groups at once and, where there are more boxes, one after the other; boxes on both sides of 0."""
-    monkeypatch.setattr(ohem, "AT_ONCE", at_once)
+def test_what_is_left_is_nms_of_each_group(n, dtype):
+    """All groups at once and, of 3,000 boxes, one after the other; boxes on both sides of 0."""
     random = torch.Generator().manual_seed(n)
     corner = 60 * torch.rand(n, 2, generator=random, dtype=dtype) - 40
     boxes = torch.cat([corner, corner + 5 + 20 * torch.rand(n, 2, generator=random, dtype=dtype)], 1)
     losses = torch.rand(n, generator=random, dtype=dtype)
     group = torch.randint(0, 7, (n,), generator=random)
     member = torch.rand(n, generator=random) < 0.8
-    left = nms_in_groups(boxes, hardest_first(losses), group, member, 0.4)
+    left = left_in_groups(boxes, hardest_first(losses), group, member, 0.4)
     for g in range(7):
         rows = (member & (group == g)).nonzero()[:, 0]
         alone = rows[nms(boxes[rows], losses[rows], 0.4)]
@@ -172,7 +170,7 @@ def test_nms_does_not_depend_on_the_number_of_the_group():
         boxes = torch.tensor([[0.0, 0.0, width, 100.0], [0.0, 0.0, 70.0, 100.0]]).repeat(400, 1)
         boxes[-1, 2:] = 2000  # moves the groups far apart
         group = torch.arange(400).repeat_interleave(2) * 3
-        left = nms_in_groups(boxes, hardest_first(-torch.arange(800.0)), group, torch.ones(800).bool(), 0.7)
+        left = left_in_groups(boxes, hardest_first(-torch.arange(800.0)), group, torch.ones(800).bool(), 0.7)
         assert left[:-2].tolist() == left_of_pair * 399
 
 
@@ -180,7 +178,7 @@ def test_nms_keeps_groups_apart_left_of_0():
     """Shifted by the largest coordinate, as for boxes inside an image, the second box would lie on the first."""
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [-11.0, -11.0, -1.0, -1.0]])
     key, everything = hardest_first(torch.tensor([2.0, 1.0])), torch.ones(2).bool()
-    assert nms_in_groups(boxes, key, torch.tensor([0, 1]), everything, 0.5).all()
+    assert left_in_groups(boxes, key, torch.tensor([0, 1]), everything, 0.5).all()
 
 
 def test_equal_losses_are_taken_by_row():

@@ -40,13 +40,13 @@ def expected_rows(spec, samples):
 @pytest.fixture
 def tries(monkeypatch):
     """Numbers of anchors in each call of NMS, of which the first gets as few as are wanted."""
-    numbers, original = [], ohem_dense.nms_in_groups
+    numbers, original = [], ohem_dense.left_in_groups
 
     def watched(boxes, key, group, member, iou):
         numbers.append(int(member.sum()))
         return original(boxes, key, group, member, iou)
 
-    monkeypatch.setattr(ohem_dense, "nms_in_groups", watched)
+    monkeypatch.setattr(ohem_dense, "left_in_groups", watched)
     monkeypatch.setattr(ohem_dense, "FIRST_TRIED", 1)
     return numbers
 

@@ -81,7 +81,7 @@ def scaled_pair():
     features = ours.features(batch)
     spread(ours.rpn.head.cls_logits, 2.0, lambda: ours.rpn.head(features))
     spread(ours.rpn.head.bbox_pred, 0.2, lambda: ours.rpn.head(features))
-    proposals = ours.propose(batch, *ours.predict_objects(features))
+    proposals = ours.propose(batch, *ours.predict_objects(features), ours.rpn_settings.inference)
     images = torch.arange(len(batch)).repeat_interleave(torch.tensor([len(boxes) for boxes in proposals]))
     boxes = torch.cat(proposals)
     spread(ours.roi_heads.box_predictor.cls_score, 3.0, lambda: ours.predict_classes(features, boxes, images))

@@ -87,7 +87,8 @@ def test_proposals_are_the_same(pair):
     batch = make_batch(BOXES["both images"], LABELS)
     with torch.no_grad():
         features = ours.features(batch)
-        proposals = ours.propose(batch, *ours.predict_objects(features))
+        limits = ours.rpn_settings.training if ours.training else ours.rpn_settings.inference
+        proposals = ours.propose(batch, *ours.predict_objects(features), limits)
         expected, _ = theirs.rpn(*image_list_and_features(batch, features), images_and_targets(batch)[1])
     limit = 2000 if ours.training else 1000
     for boxes, others in zip(proposals, expected, strict=True):

@@ -43,15 +43,9 @@ def _methods(study: Study, experiment: str, facts: Facts) -> dict[Stage, Method]
             # Whatever a method draws for itself, the network draws the same initial weights after it.
             with torch.random.fork_rng(devices=[]):
                 methods[stage] = build_method(spec, facts.frequency)
-            _check(methods[stage], stage, spec["name"])
+            methods[stage].check_stage(stage)
         except UserError as error:
             raise UserError(f"experiment {experiment}: {error}") from None
+        except ValueError as error:
+            raise UserError(f"experiment {experiment}: method {spec['name']}: {error}") from None
     return methods
-
-
-def _check(method: Method, stage: Stage, name: str) -> None:
-    if stage not in method.stages:
-        stages = ", ".join(sorted(method.stages))
-        raise UserError(f"method {name} is defined for the stages {stages}, not for {stage}")
-    if stage == "rpn" and method.head.activation != "sigmoid":
-        raise UserError(f"RPN has one sigmoid column; {name} asks for softmax")

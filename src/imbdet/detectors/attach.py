@@ -82,12 +82,9 @@ def _parts(model: Any, methods: Mapping[Stage, Method]) -> dict[Stage, Any]:
 def _check(part: Any, stage: Stage, method: Method) -> None:
     """Raise ValueError for a method that cannot be attached; nothing has been changed yet."""
     name, activation = type(method).__name__, method.head.activation
-    if stage not in method.stages:
-        raise ValueError(f"{name} is defined for {', '.join(sorted(method.stages))}, not for {stage}")
+    method.check_stage(stage)
     if hasattr(part, "method"):
         raise ValueError(f"the stage {stage} has a method already ({type(part.method).__name__}): build the model anew")
-    if stage == "rpn" and activation != "sigmoid":
-        raise ValueError(f"RPN has one sigmoid column; {name} asks for softmax")
     if stage == "roi" and (part.has_mask() or part.has_keypoint()):
         raise ValueError("RoI heads with masks or keypoints are not supported, only rpn=... is")
     if stage == "dense" and activation == "softmax":

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops import batched_nms
 
 from imbdet.data.batch import Batch
 from imbdet.detectors.anchors import Anchors
+from imbdet.geometry import nms_in_groups
 from imbdet.heads import HeadSpec
 from imbdet.methods import Method
 from imbdet.samples import Candidates, Samples, Stage
@@ -108,16 +108,5 @@ def suppress(
     """The ``most`` best boxes of one image with a score above ``threshold``, after suppression within each class."""
     above = scores > threshold
     boxes, labels, scores = boxes[above], labels[above], scores[above]
-    keep = nms(boxes, scores, labels, nms_iou)[:most]
+    keep = nms_in_groups(boxes, scores, labels, nms_iou)[:most]
     return ImageDetections(boxes[keep], labels[keep], scores[keep])
-
-
-def nms(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:
-    """Rows of [N, 4] xyxy boxes that are left after suppression within each group [N], best first.
-
-    torchvision tells groups apart by shifting their boxes, which in fp32 rounds coordinates: a thousand classes on,
-    to eighths of a pixel, so that what is left of a class would depend on its number. Hence in fp64. Waits for the
-    device once; above 25,000 boxes on a GPU, for each group.
-    """
-    rows: Tensor = batched_nms(boxes.double(), scores.double(), group, iou)
-    return rows

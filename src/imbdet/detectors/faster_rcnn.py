@@ -22,8 +22,8 @@ from imbdet.geometry import BoxCoder, clip
 from imbdet.heads import HeadSpec
 from imbdet.methods import Method
 from imbdet.samplers import RandomSampler
-from imbdet.samples import Candidates, Samples, Stage, dense_candidates, labels_of
-from imbdet.settings import RPN, Evaluate, RoI
+from imbdet.samples import Candidates, Samples, Stage, dense_candidates, proposal_candidates
+from imbdet.settings import RPN, Evaluate, Proposals, RoI
 from imbdet.settings import FasterRCNN as FasterRCNNSettings
 
 ROI_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
@@ -63,7 +63,7 @@ class FasterRCNN(Detector):
         features = self.features(batch)
         logits, deltas = self.predict_objects(features)
         generator = batch.generator(logits.device)
-        proposals = self.propose(batch, logits, deltas)
+        proposals = self.propose(batch, logits, deltas, self.rpn_settings.training)
         return {
             "rpn": self.sample_anchors(batch, logits, deltas, generator),
             "roi": self.sample_proposals(features, self.match_proposals(batch, proposals), generator),
@@ -95,13 +95,12 @@ class FasterRCNN(Detector):
         objects = torch.zeros_like(batch.gt_labels)
         return dense_candidates(anchors, levels, matches, batch.gt_boxes, objects, self.rpn_coder, 1, "rpn")
 
-    def propose(self, batch: Batch, logits: Tensor, deltas: Tensor) -> list[Tensor]:
-        """Each image's proposals, [P, 4] fp32 xyxy pixels, without gradient; more of them in training."""
-        size, settings = batch.images.shape[-2:], self.rpn_settings
-        limits = settings.training if self.training else settings.inference
+    def propose(self, batch: Batch, logits: Tensor, deltas: Tensor, limits: Proposals) -> list[Tensor]:
+        """Each image's proposals, [P, 4] fp32 xyxy pixels, without gradient, as many as ``limits`` allow."""
+        size = batch.images.shape[-2:]
         anchors, _ = self.anchors(*size)
-        counts = self.anchors.counts(*size)
-        return propose(logits, deltas, anchors, counts, batch.sizes, self.rpn_coder, limits, settings.nms_iou)
+        counts, nms_iou = self.anchors.counts(*size), self.rpn_settings.nms_iou
+        return propose(logits, deltas, anchors, counts, batch.sizes, self.rpn_coder, limits, nms_iou)
 
     def match_proposals(self, batch: Batch, proposals: list[Tensor]) -> Candidates:
         """The proposals of all images and, after them, all ground truth, as candidates of the RoI head."""
@@ -111,22 +110,7 @@ class FasterRCNN(Detector):
             boxes = torch.cat([torch.zeros_like(batch.sizes), batch.sizes.flip(1)], dim=1).float()
             images = torch.arange(len(batch), device=boxes.device)
         matches = self.assigners["roi"].match_proposals(boxes, images, batch.truth)
-        iou = matches.iou[0]
-        return Candidates(
-            priors=boxes,
-            label=labels_of(matches, batch.gt_labels, self.num_classes)[0],
-            gt_id=matches.gt_id[0],
-            image_id=images,
-            level=torch.zeros_like(images),
-            prior_iou=iou,
-            weight=torch.ones_like(iou),
-            multiplicity=matches.multiplicity[0],
-            gt_boxes=batch.gt_boxes,
-            box_coder=ROI_CODER,
-            num_classes=self.num_classes,
-            num_images=len(batch),
-            stage="roi",
-        )
+        return proposal_candidates(boxes, images, matches, batch.truth, ROI_CODER, self.num_classes)
 
     def sample_proposals(
         self, features: list[Tensor], candidates: Candidates, generator: torch.Generator | None
@@ -154,7 +138,7 @@ class FasterRCNN(Detector):
     def detect(self, batch: Batch, settings: Evaluate) -> list[ImageDetections]:
         """Detections of each image: every class of every proposal above the threshold, suppressed by class."""
         features = self.features(batch)
-        proposals = self.propose(batch, *self.predict_objects(features))
+        proposals = self.propose(batch, *self.predict_objects(features), self.rpn_settings.inference)
         boxes, images = torch.cat(proposals), _positions(proposals)
         logits, deltas = self.predict_classes(features, boxes, images)
         scores = self.method("roi").head.scores(logits)

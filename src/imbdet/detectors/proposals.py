@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from imbdet.detectors.base import nms
-from imbdet.geometry import BoxCoder, clip
+from imbdet.geometry import BoxCoder, clip, nms_in_groups
 from imbdet.settings import Proposals
 
 SMALLEST = 1e-3  # pixels; torchvision drops proposals with a shorter side
@@ -37,7 +36,7 @@ def propose(
 
     Returns:
         For each image [P, 4] fp32 xyxy pixels, P at most ``limits.kept``. Waits for the device, for all images
-        at once (see :func:`imbdet.detectors.base.nms`).
+        at once (see :func:`imbdet.geometry.nms_in_groups`).
     """
     best, levels, first = [], [], 0
     for level, part in enumerate(logits.split(counts, dim=1)):
@@ -53,7 +52,7 @@ def propose(
     images = torch.arange(len(boxes), device=boxes.device)
     group = images[:, None] * len(counts) + level_of
     boxes = boxes.flatten(0, 1)
-    rows = nms(boxes, scores, group.flatten(), nms_iou)
+    rows = nms_in_groups(boxes, scores, group.flatten(), nms_iou)
     rows = rows[whole.flatten()[rows]]
     image_of = rows // len(level_of)
     of_image = (image_of == images[:, None]).sum(1).tolist()

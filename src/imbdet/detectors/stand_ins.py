@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from imbdet.detectors.base import suppress
 from imbdet.detectors.faster_rcnn import SMALLEST
 from imbdet.geometry import BoxCoder
 from imbdet.samplers import RandomSampler
-from imbdet.samples import Candidates, Kept, Samples, Stage, dense_candidates
+from imbdet.samples import Candidates, Kept, Samples, Stage, dense_candidates, proposal_candidates
 
 Targets = list[dict[str, Tensor]]
 
@@ -152,10 +151,7 @@ def _match_proposals(heads: Any, proposals: list[Tensor], targets: Targets, clas
     counts = [len(own) + len(target["boxes"]) for own, target in zip(proposals, targets, strict=True)]
     images = _positions(counts, boxes)
     matches = _max_iou(heads.proposal_matcher).match_proposals(boxes, images, truth)
-    # To this function they are the anchors of one image.
-    nowhere, coder = torch.zeros_like(images), _box_coder(heads.box_coder)
-    candidates = dense_candidates(boxes, nowhere, matches, truth.boxes, truth.labels, coder, classes, "roi")
-    return replace(candidates, image_id=images, num_images=len(targets))
+    return proposal_candidates(boxes, images, matches, truth, _box_coder(heads.box_coder), classes)
 
 
 def _single(boxes: Tensor, what: str) -> Tensor:

@@ -32,7 +32,6 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     model, device = load_trained(study, layout, experiment)
     if not isinstance(model, FasterRCNN):
         raise UserError(f"report.funnel names {experiment}, whose detector has one stage; name a two-stage experiment")
-    model.training = True  # its own flag alone, for training's number of proposals; layers stay in evaluation mode
     split = Split(study.detector(experiment), layout, "train")
     images = np.unique(np.linspace(0, len(split) - 1, MOST_IMAGES).astype(int))
     totals: dict[str, Tensor] = {}
@@ -61,7 +60,7 @@ def stations(model: FasterRCNN, batch: Batch) -> Iterator[tuple[str, Tensor, int
     features = model.features(batch)
     logits, deltas = model.predict_objects(features)
     generator = batch.generator(logits.device)
-    proposals = model.propose(batch, logits, deltas)
+    proposals = model.propose(batch, logits, deltas, model.rpn_settings.training)
     matched = model.match_proposals(batch, proposals)
     found = sum(len(boxes) for boxes in proposals)
     samples: list[tuple[str, Candidates]] = [

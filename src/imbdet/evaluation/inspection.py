@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from imbdet.config import Study
 from imbdet.data.loader import EvaluationBatches
-from imbdet.detectors import Detector
 from imbdet.detectors.faster_rcnn import FasterRCNN
 from imbdet.evaluation.cumulative import cumulative
 from imbdet.evaluation.detect import load_trained
@@ -61,7 +60,8 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     model, device = load_trained(study, layout, experiment)
     stage: Stage = list(study.experiment(experiment).methods)[-1]
     method = model.method(stage)
-    _as_in_training(model, method)
+    if isinstance(model, FasterRCNN) and method.sampler() is not None:
+        model.samplers["roi"] = _everything  # all proposals; :func:`observe` asks the method's own sampler
     drawn, sums = Drawn(study.seed), dict[str, Floats]()
     for batch in tqdm(batches, desc=f"inspect {experiment}", mininterval=5):
         with torch.no_grad():
@@ -73,14 +73,6 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     write_text(layout.candidates(experiment), drawn.candidates().to_csv(index=False, float_format="%.5g"))
     write_text(layout.method_loss(experiment), drawn.curves().to_csv(index=False, float_format="%.6g"))
     write_text(layout.gradient_shares(experiment), share_table(sums).to_csv(index=False, float_format="%.6g"))
-
-
-def _as_in_training(model: Detector, method: Method) -> None:
-    """Propose as much as in training; all of it, where the method samples by itself, which :func:`observe` asks."""
-    if isinstance(model, FasterRCNN):
-        model.training = True  # its own flag alone: layers and normalisers stay in evaluation mode
-        if method.sampler() is not None:
-            model.samplers["roi"] = _everything
 
 
 def _everything(candidates: Candidates, score: Callable[[], Samples], generator: torch.Generator | None) -> Kept:

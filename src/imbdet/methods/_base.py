@@ -48,6 +48,14 @@ class Method(nn.Module, ABC):
     def forward(self, samples: Samples) -> dict[str, Tensor]:
         """Return scalar losses by name; their sum is what training minimises."""
 
+    def check_stage(self, stage: Stage) -> None:
+        """Raise ValueError for a stage that this method cannot train, with the reason."""
+        name = type(self).__name__
+        if stage not in self.stages:
+            raise ValueError(f"{name} is defined for {', '.join(sorted(self.stages))}, not for {stage}")
+        if stage == "rpn" and self.head.activation != "sigmoid":
+            raise ValueError(f"RPN has one sigmoid column; {name} asks for softmax")
+
     def assigner(self) -> Assigner | None:
         """The paper's own assignment, in place of the study's; for the dense stage."""
         return None

@@ -23,8 +23,8 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.ops import batched_nms, nms
 
+from imbdet.geometry import nms_in_groups
 from imbdet.heads import Activation, HeadSpec
 from imbdet.losses import ClassificationLoss, CrossEntropy
 from imbdet.methods._base import Beta, Method, Prior, two_terms
@@ -36,7 +36,6 @@ PerImage = Annotated[int, Field(ge=1)]
 NmsIoU = Annotated[float, Field(ge=0, le=1)] | None
 Variant = Literal["paper", "code"]
 FIRST_TRIED = 4  # candidates that NMS starts with, for each that is wanted: many overlap a harder one
-AT_ONCE = 25_000  # boxes of which NMS on a GPU keeps a bit for each pair; torchvision takes more group by group
 
 
 class OHEM(Method):
@@ -120,7 +119,7 @@ class HardExamples:
         group = image if self.variant == "paper" else image * (candidates.num_classes + 1) + candidates.label
         k = FIRST_TRIED * number
         while True:
-            left = nms_in_groups(candidates.priors, key, group, usable & (rank < k), self.nms_iou)
+            left = left_in_groups(candidates.priors, key, group, usable & (rank < k), self.nms_iou)
             left_rank, found = ranks_in_groups(key, pool, left, pools)
             if ((found >= number) | (count <= k)).all():
                 return left, left_rank
@@ -134,10 +133,8 @@ def hardest_first(losses: Tensor) -> Tensor:
     return torch.empty_like(places).scatter_(0, order, places)
 
 
-def nms_in_groups(boxes: Tensor, key: Tensor, group: Tensor, member: Tensor, iou: float) -> Tensor:
-    """Greedy NMS within each group, one call for all of them.
-
-    It waits for the device twice, but above ``AT_ONCE`` boxes twice for each group.
+def left_in_groups(boxes: Tensor, key: Tensor, group: Tensor, member: Tensor, iou: float) -> Tensor:
+    """Greedy NMS within each group; see :func:`imbdet.geometry.nms_in_groups`. It waits for the device twice.
 
     Args:
         boxes: [N, 4] xyxy pixels.
@@ -150,14 +147,5 @@ def nms_in_groups(boxes: Tensor, key: Tensor, group: Tensor, member: Tensor, iou
         [N] bool, the members that are left.
     """
     rows = member.nonzero()[:, 0]
-    if not len(rows):
-        return member
-    # Each group gets a place of its own. In fp32 that would round coordinates, by up to .06 pixels with 16 images and
-    # 81 labels; in fp64 it does by less than a billionth.
-    at = boxes[rows].double()
-    at = at - at.min()
-    if len(rows) > AT_ONCE:
-        left: Tensor = batched_nms(at, -key[rows], group[rows], iou)
-    else:
-        left = nms(at + ((at.max() + 1) * group[rows])[:, None], -key[rows], iou)
+    left = nms_in_groups(boxes[rows], -key[rows], group[rows], iou)
     return torch.zeros_like(member).index_fill(0, rows[left], True)

@@ -24,7 +24,7 @@ from torch import Tensor
 from imbdet.heads import HeadSpec
 from imbdet.losses import ClassificationLoss, CrossEntropy
 from imbdet.methods._base import Beta, Method, Prior, two_terms
-from imbdet.methods.ohem import NmsIoU, PerImage, hardest_first, nms_in_groups
+from imbdet.methods.ohem import NmsIoU, PerImage, hardest_first, left_in_groups
 from imbdet.normalizers import NormalizerName
 from imbdet.samplers import ranks_in_groups
 from imbdet.samples import Samples, Stage
@@ -93,9 +93,9 @@ class OHEMDense(Method):
 
         NMS takes anchors by descending loss, and whether one is left depends on harder ones alone: of the k hardest, it
         leaves the same as of all. So it runs on the k hardest of each image, and on twice as many where too few are
-        left. For each k it waits for the device three times, whatever the number of images (more than 25,000 anchors:
-        see nms_in_groups). With 1:3, an easy positive that overlaps nothing harder makes k grow until it is among the
-        hardest: seconds for a large image on a CPU.
+        left. For each k it waits for the device three times, whatever the number of images, unless there are very many
+        (see :func:`imbdet.geometry.nms_in_groups`). With 1:3, an easy positive that overlaps nothing harder makes k
+        grow until it is among the hardest: seconds for a large image on a CPU.
         """
         image, images, usable = samples.image_id, samples.num_images, samples.label >= 0
         rank, count = ranks_in_groups(key, image, usable, images)
@@ -106,7 +106,7 @@ class OHEMDense(Method):
             # Positives are wanted to the last: those beyond take part, too. If none of them is left, then each overlaps
             # one of the k hardest that is, and is left out of all as well.
             tried = hardest | samples.foreground if self.one_to_three else hardest
-            found = nms_in_groups(samples.priors, key, image, tried & unfinished[image], iou)
+            found = left_in_groups(samples.priors, key, image, tried & unfinished[image], iou)
             left = left | (found & hardest)
             undecided = _count(found & ~hardest, samples)
             unfinished = unfinished & (count > k) & ~self._enough(left, undecided, samples)

@@ -28,14 +28,15 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.ops import box_iou, nms
+from torchvision.ops import box_iou
 
 from imbdet.distributed import total
+from imbdet.geometry import nms_in_groups
 from imbdet.heads import Activation, HeadSpec
 from imbdet.losses import ClassificationLoss, Focal, softmax_cross_entropy
 from imbdet.methods._base import Alpha, Beta, Gamma, Method, Prior, two_terms
 from imbdet.normalizers import NormalizerName
-from imbdet.samplers import Sampler, fill_slots, ranks_in_groups
+from imbdet.samplers import Sampler, fill_slots, ranks_in_groups, within_quotas
 from imbdet.samples import Candidates, Kept, Samples, Stage
 from imbdet.weighting import keep_total
 
@@ -196,19 +197,18 @@ class ScoreHLRSampler:
     cluster_iou: float
 
     def __call__(self, candidates: Candidates, score: Callable[[], Samples], generator: torch.Generator | None) -> Kept:
-        foreground, images = candidates.foreground, candidates.num_images
-        background, image = candidates.label == candidates.num_classes, candidates.image_id
+        images, image = candidates.num_images, candidates.image_id
+        foreground, background = candidates.foreground, candidates.label == candidates.num_classes
         keys = torch.rand(len(image), generator=generator, device=image.device, dtype=torch.float64)
         fg_rank, fg_count = ranks_in_groups(keys, image, foreground, images)
         samples = score()
         hlr, ranked = self.score_ranks(samples)
         rest_rank, rest_count = ranks_in_groups(keys, image, background & (hlr < 0), images)
         bg_rank = torch.where(hlr < 0, ranked[image] + rest_rank, hlr)
-        fg_kept = fg_count.clamp(max=int(self.sampled * self.foreground_share))
-        bg_kept = torch.minimum(ranked + rest_count, self.sampled - fg_kept)
-        keep_fg, keep_bg = foreground & (fg_rank < fg_kept[image]), background & (bg_rank < bg_kept[image])
-        slot = torch.where(keep_fg, fg_rank, fg_kept[image] + bg_rank)
-        kept = fill_slots(keep_fg | keep_bg, image * self.sampled + slot, images * self.sampled)
+        ranks, counts = torch.where(foreground, fg_rank, bg_rank), (fg_count, ranked + rest_count)
+        keep, slot = within_quotas(candidates, ranks, *counts, self.sampled, self.foreground_share)
+        kept, keep_bg = fill_slots(keep, slot, images * self.sampled), keep & background
+        bg_kept = torch.zeros_like(ranked).index_add(0, image, keep_bg.long())
         # Those drawn weigh as the last ranked one, and all the same where there is none.
         last = (ranked - 1).clamp(min=0)[image]
         number = torch.maximum(bg_kept, ranked)[image]
@@ -245,16 +245,15 @@ def nms_match(boxes: Tensor, score: Tensor, image: Tensor, least_iou: float) -> 
     order = score.argsort(descending=True, stable=True)
     if not len(order):
         return order
-    # Shifted so that images do not overlap; in fp64, where this does not round. In score order, so that ties are ours.
-    boxes = boxes.double()
-    boxes = (boxes + ((boxes.max() - boxes.min() + 1) * image)[:, None])[order]
+    boxes, image = boxes.double()[order], image[order]
     # torchvision suppresses above a threshold, which its kernel takes as fp32.
     below = float(np.nextafter(np.float32(least_iou), np.float32(-1)))
-    kept = nms(boxes, -torch.arange(len(order), device=order.device, dtype=boxes.dtype), below)
+    kept = nms_in_groups(boxes, -torch.arange(len(order), device=order.device), image, below)
     leader = order.clone()
     suppressed = torch.ones_like(order).index_fill_(0, kept, 0).topk(len(order) - len(kept)).indices
     for part in reversed(kept.split(LEADERS)):  # so that the first leader has the last word
-        leads, first = (box_iou(boxes[part], boxes[suppressed]) > below).max(0)
+        overlap = box_iou(boxes[part], boxes[suppressed]) > below
+        leads, first = (overlap & (image[part, None] == image[suppressed])).max(0)
         leader[suppressed] = torch.where(leads, order[part[first]], leader[suppressed])
     return torch.empty_like(order).scatter_(0, order, leader)
 
