@@ -63,6 +63,9 @@ class Report(Section):
     sample_weighting: tuple[Name, ...] = ()
     pisa: tuple[Name, ...] = ()
     equalization: Annotated[tuple[Name, ...], Field(description="beside its baselines")] = ()
+    equalization_lambda: Annotated[tuple[Name, ...], Field(description="the Equalization Loss by its tail")] = ()
+    noisy_anchors_gain: Annotated[tuple[Name, ...], Field(description="beside its baseline")] = ()
+    pisa_gain: Annotated[tuple[Name, ...], Field(description="beside its baselines")] = ()
     funnel: Annotated[tuple[Name, ...], Field(max_length=1, description="a two-stage experiment")] = ()
 
 

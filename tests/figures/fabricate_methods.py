@@ -33,6 +33,7 @@ PARAMETERS = {
     "ohem": {"per_image": 16, "nms_iou": 0.7},
     "cross_entropy": {"activation": "softmax", "alpha": None},
     "focal": {"alpha": 0.25, "gamma": 2.0},
+    "equalization": {"threshold": None, "tail_ratio": 0.0908},
 }
 
 
@@ -62,6 +63,9 @@ def report() -> dict[str, Any]:
         "sample_weighting": ["sample_weighting", "two-sample_weighting"],
         "pisa": ["pisa", "two-pisa"],
         "equalization": ["two-sigmoid", "two-cross_entropy", "two-equalization", "two-equalization_softmax"],
+        "equalization_lambda": ["two-sigmoid", "two-equalization"],
+        "noisy_anchors_gain": ["focal-g2", "noisy_anchors"],
+        "pisa_gain": ["focal-g2", "pisa", "two-cross_entropy", "two-pisa"],
         "funnel": ["two-cross_entropy"],
     }
 

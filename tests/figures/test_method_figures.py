@@ -231,6 +231,49 @@ def test_equalization_is_joined_by_method_and_means_are_over_the_classes_that_it
     assert "(cross, ring)" in note
 
 
+def test_equalization_is_joined_by_tail_ratio(project, study, layout):
+    data = figure("equalization_lambda_table").data(study, layout)
+    joined = data.dropna(subset=["measured_experiment"]).set_index("measured_experiment")
+    assert joined["published_AP_box"].to_dict() == {"two-sigmoid": 20.5, "two-equalization": 23.3}
+    assert len(data) == 9
+    table = table_of(study, layout, "equalization_lambda_table")
+    assert table["", "tail ratio"][:2] == ["0", "0.0093"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "measured"),
+    [
+        (
+            "pisa_table",
+            18,
+            {"two-cross_entropy": "baseline", "two-pisa": "PISA", "focal-g2": "baseline", "pisa": "PISA"},
+        ),
+        ("noisy_anchors_table", 8, {"focal-g2": "baseline", "noisy_anchors": "noisy anchors"}),
+        (
+            "equalization_models_table",
+            22,
+            {
+                "two-sigmoid": "baseline",
+                "two-cross_entropy": "baseline",
+                "two-equalization": "EQL",
+                "two-equalization_softmax": "equalization_softmax",
+            },
+        ),
+    ],
+)
+def test_a_gain_stands_beside_the_published_ones(project, study, layout, name, rows, measured):
+    """Of the same detector, under a backbone of its own; no row of either side is lost."""
+    data = figure(name).data(study, layout)
+    ours = data.dropna(subset=["measured_experiment"])
+    assert len(data) == rows
+    assert ours.set_index("measured_experiment")["method"].to_dict() == measured
+    assert ours["published_AP"].isna().all()
+    assert set(ours["backbone"]) == {"tiny"}
+    assert set(ours["model"]) <= set(data.dropna(subset=["published_AP"])["model"]) | {"Faster R-CNN"}
+    for source in data["published_paper"].dropna().unique():
+        assert source in figure(name).caption(study, data)
+
+
 def test_a_tail_without_boxes_in_the_validation_images_has_no_mean(project, study, layout):
     record = json.loads(layout.evaluation("two-sigmoid").read_text())
     for row in record["per_class"]:

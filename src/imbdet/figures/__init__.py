@@ -55,6 +55,10 @@ FIGURES: dict[str, Condition | None] = {
     "focal_star": attrgetter("report.focal_star"),
     "ohem_table": attrgetter("report.ohem"),
     "equalization_table": attrgetter("report.equalization"),
+    "equalization_lambda_table": attrgetter("report.equalization_lambda"),
+    "equalization_models_table": attrgetter("report.equalization"),
+    "noisy_anchors_table": attrgetter("report.noisy_anchors_gain"),
+    "pisa_table": attrgetter("report.pisa_gain"),
 }
 
 

@@ -42,11 +42,12 @@ def data(
     experiments: Sequence[str],
     table: str,
     keys: Sequence[str],
-    describe: Callable[[Mapping[str, Any]], Mapping[str, Any]] = loss_and_parameters,
+    describe: Callable[[records.Record], Mapping[str, Any]] = lambda record: loss_and_parameters(record["method"]),
 ) -> "DataFrame":
     """Return both sides joined on ``keys``; a row that one side lacks keeps its blanks.
 
-    ``describe`` gives a measured method the words and parameters of the published table, keys included.
+    ``describe`` gives an experiment, from its evaluation, the words and parameters of the published table, keys
+    included.
 
     Columns: the keys; published_* (all columns of its table that are no key, metrics in percent); measured_* with
     experiment, label, detector, data, images, what ``describe`` gives beside keys, and AP, AP50, AP75 in percent.
@@ -66,22 +67,22 @@ def _prefixed(side: "DataFrame", name: str, keys: Sequence[str]) -> "DataFrame":
     return side.astype(numeric).rename(columns={c: f"{name}_{c}" for c in side if c not in keys})
 
 
-def _measured(layout: Layout, name: str, describe: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> dict[str, Any]:
+def _measured(layout: Layout, name: str, describe: Callable[[records.Record], Mapping[str, Any]]) -> dict[str, Any]:
     """Label, parameters and metrics (percent) of an experiment."""
     record = records.read_json(layout.evaluation(name))
     kept = {**records.named(layout, name), **{key: record[key] for key in ("data", "images")}}
-    return {**kept, **describe(record["method"]), **{metric: records.percent(record[metric]) for metric in METRICS}}
+    return {**kept, **describe(record), **{metric: records.percent(record[metric]) for metric in METRICS}}
 
 
 def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:
     """Say what each side was measured on, and that the two are no competition; ``note`` says more of the columns."""
-    theirs = data.dropna(subset="published_table").iloc[0]
+    sources = data.dropna(subset="published_table")[[f"published_{key}" for key in SOURCE]].drop_duplicates()
+    theirs = "; ".join(f"{paper}, table {table}, {on}, {setting}" for paper, table, on, setting in sources.to_numpy())
     ours = data.dropna(subset="measured_experiment").iloc[0]
     elsewhere = "" if study.data.source == captions.COCO else "on other data, "
     detector = "detector" if data["measured_detector"].nunique() == 1 else "detectors"
     return (
-        f"{what}, published beside measured, in percent. Published: {theirs['published_paper']}, table "
-        f"{theirs['published_table']}, {theirs['published_data']}, {theirs['published_setting']}. Measured: "
+        f"{what}, published beside measured, in percent. Published: {theirs}. Measured: "
         f"{elsewhere}with this study's {detector} and schedule, one run each: compare the order and the shape of the "
         "two sides, not their levels. A dash stands where a side has no such row or a method no such parameter. "
         + (f"{note} " if note else "")

@@ -1,6 +1,5 @@
 """The Equalization Loss beside its baselines (Tan et al. 2020, table 5) and the measured runs."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,8 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     return joined.assign(tail=", ".join(sorted(tail)) or "none")
 
 
-def _describe(method: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(record: records.Record) -> dict[str, Any]:
+    method = record["method"]
     if method["name"] == "cross_entropy":
         return {"method": f"{method['activation']} cross entropy"}
     return {"method": NAMES.get(method["name"], method["name"])}

@@ -1,11 +1,10 @@
 """OHEM beside focal loss (Lin et al. 2017, table 1d) and the measured runs."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imbdet.config import Study
-from imbdet.figures import comparison
+from imbdet.figures import comparison, records
 from imbdet.figures.tables import Column
 from imbdet.layout import Layout
 
@@ -25,7 +24,8 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     return comparison.data(layout, study.report.ohem, "focal_loss_1d", KEYS, _describe)
 
 
-def _describe(method: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(record: records.Record) -> dict[str, Any]:
+    method = record["method"]
     if method["name"] in ("ohem", "ohem_dense"):
         name = "OHEM 1:3" if method.get("one_to_three") else "OHEM"
         return {"method": name, "batch": method["per_image"], "nms_iou": method["nms_iou"]}
