@@ -7,7 +7,7 @@ UV = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emi
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test lint env record restore figures figures-check lock
+.PHONY: help demo study test promises lint env record restore figures figures-check lock soak rerun
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -19,7 +19,17 @@ study: env ## run one study: make study STUDY=voc-pilot
 	@echo "Figures and tables are in paper_figures/$(STUDY), the records behind them in results/$(STUDY)."
 
 test: env ## run the tests
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
+
+promises: env ## write down what the tests with a promise show, and its page
+	python -m pytest -n 2 --dist loadfile -m "promise and not soak" --promises results/promises.json
+	python docs/build.py
+
+soak: env ## kill the training of every method twenty times, and the pipeline, and compare: takes many minutes
+	python -m pytest -n 2 --dist loadfile -m soak
+
+rerun: env ## repeat a training from its record alone: make rerun RECORD=results/demo/focal-g2/training.json
+	python -m imbdet rerun $(RECORD)
 
 lint: env ## check style, types and workflow
 	ruff check

@@ -5,9 +5,11 @@ from snakemake.exceptions import WorkflowError
 
 from imbdet import figures
 from imbdet.errors import UserError
-from imbdet.pipeline import Pipeline, claim, has_gpu, select_study
+from imbdet.pipeline import Pipeline, has_gpu, select_study
+from imbdet.runs import claim, end_together
 
 try:
+    end_together()
     command_line = workflow.config_settings
     pipeline = Pipeline(select_study(command_line.config, command_line.configfiles))
 except UserError as error:

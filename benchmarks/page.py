@@ -1,4 +1,4 @@
-"""Write ``docs/benchmarks.md`` from the records of both benchmarks: ``python benchmarks/page.py``.
+"""Write ``docs/benchmarks.md`` from the records of the benchmarks: ``python benchmarks/page.py``.
 
 Every number on the page comes from ``results/benchmarks``; none is typed by hand.
 """
@@ -12,14 +12,14 @@ from imbdet.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
-RECORDS = [ROOT / "results" / "benchmarks" / f"{name}.json" for name in ("methods", "focal_loss")]
+RECORDS = [ROOT / "results" / "benchmarks" / f"{name}.json" for name in ("methods", "focal_loss", "evaluation")]
 TARGET = 3  # times the first of the group
 
 HEAD = """\
-# What the methods cost
+# What the methods and the evaluation cost
 
-Written by `python benchmarks/page.py` from the records in `results/benchmarks`. Times are of forward and backward
-together, from matched candidates to the gradients; the network is not in them.
+Written by `python benchmarks/page.py` from the records in `results/benchmarks`. Times of methods are of forward and
+backward together, from matched candidates to the gradients; the network is not in them.
 
 **Everything here was measured on a CPU; there are no numbers from a GPU yet.** On a GPU large sums are faster and many
 small steps slower, so that its ratios will be others. The scripts use a GPU where there is one.
@@ -78,19 +78,40 @@ FOCAL = """
 """
 
 
+EVALUATION = """
+## Evaluation
+
+`python benchmarks/evaluation.py`: a made-up set of the size of val2017, {images:,} images with {boxes:,} boxes of
+{classes} classes and {detections:,} detections. {machine} {repetitions} turns.
+
+Every number that is reported comes from pycocotools; the evaluator for training has to give the same in less time. The
+target is that pycocotools takes at least {target} times as long, also where it is asked for these three numbers only.
+
+"""
+EVALUATION_TARGET = 8
+WAYS = {
+    "reference": "pycocotools, all that a record holds",
+    "reference, AP alone": "pycocotools, AP, AP50 and AP75",
+    "library": "faster-coco-eval by its own classes, AP, AP50 and AP75",
+    "fast": "the evaluator for training, AP, AP50 and AP75",
+}
+
+
 def main() -> None:
-    methods, focal = (json.loads(path.read_text(encoding="utf-8")) for path in RECORDS)
-    write_text(PAGE, page(methods, focal))
+    write_text(PAGE, page(*(json.loads(path.read_text(encoding="utf-8")) for path in RECORDS)))
 
 
-def page(methods: dict[str, Any], focal: dict[str, Any]) -> str:
-    """The page's text. methods, focal: the records of ``benchmarks/methods.py`` and ``benchmarks/focal_loss.py``."""
+def page(methods: dict[str, Any], focal: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    """The page's text. Each argument is the record of the script of that name (``focal_loss.py``)."""
     parts = [HEAD, METHODS.format(**methods["settings"], machine=_machine(methods))]
     for title, about in GROUPS.items():
         heading = f"\n**{title[0].upper()}{title[1:]}.** {about.format(**methods['settings'])}\n\n"
         parts.append(heading + _methods_table(methods, title))
     parts.append(_over(methods))
     parts.append(FOCAL.format(**focal["settings"], machine=_machine(focal)) + _focal_table(focal))
+    machine = _machine(evaluation, ("pycocotools", "faster-coco-eval"))
+    about = EVALUATION.format(**evaluation["settings"], machine=machine, target=EVALUATION_TARGET)
+    parts.append(about + _evaluation_table(evaluation))
     return "".join(parts)
 
 
@@ -133,21 +154,29 @@ def _focal_table(record: dict[str, Any]) -> str:
     return _table(lines)
 
 
+def _evaluation_table(record: dict[str, Any]) -> str:
+    lines = [["", "s", "times the evaluator for training", "largest difference of an AP from the reference"]]
+    for row in record["results"][0]["rows"]:
+        numbers = f"{row['median_s']:.2f}", f"{row['times_fast']:.1f}", f"{row['largest_difference']:.1g}"
+        lines.append([WAYS[row["name"]], *numbers])
+    return _table(lines)
+
+
 def _table(lines: list[list[str]]) -> str:
     header, *rows = lines
     return "".join("| " + " | ".join(line) + " |\n" for line in [header, ["---"] * len(header), *rows])
 
 
-def _machine(record: dict[str, Any]) -> str:
+def _machine(record: dict[str, Any], packages: tuple[str, ...] = ("torch", "torchvision")) -> str:
     results, versions = record["results"], record["versions"]
     devices = dict.fromkeys(f"{r['hardware']['cpu']}, {r['hardware']['cores']} cores" for r in results)
-    packages = f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}"
+    names = ", ".join(f"{'PyTorch' if name == 'torch' else name} {versions[name]}" for name in packages)
     if "load_average" in record:
         load = f"{record['load_average']:.1f}"
     else:
         spans = [(_place(r), *r["load_average"]) for r in results]
         load = ", ".join(f"{before:.1f} to {after:.1f} ({place})" for place, before, after in spans)
-    return f"Measured on {' and '.join(devices)}, {packages}, at a load of {load}."
+    return f"Measured on {' and '.join(devices)}, {names}, at a load of {load}."
 
 
 def _place(result: dict[str, Any]) -> str:

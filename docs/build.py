@@ -1,7 +1,8 @@
 """Write the parts of the pages that come from elsewhere: ``python docs/build.py``.
 
 The worked example of ``docs/metrics.md`` and the README's list of experiments come from the demo's committed records;
-no number of them is typed by hand. ``docs/methods.md`` comes from the methods' docstrings.
+no number of them is typed by hand. ``docs/methods.md`` comes from the methods' docstrings, ``docs/promises.md`` from
+what the tests recorded.
 """
 
 import ast
@@ -19,6 +20,8 @@ from imbdet.layout import Layout
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "metrics.md"
 METHODS_PAGE = ROOT / "docs" / "methods.md"
+PROMISES_PAGE = ROOT / "docs" / "promises.md"
+PROMISES = Path("results/promises.json")
 README = ROOT / "README.md"
 BLOCK = ("Paper", "Equations", "Official code", "Deviations", "Stages", "Recipe")
 BEGIN = "<!-- begin of the part that docs/build.py writes -->\n"
@@ -29,6 +32,7 @@ CURVES = {"0.5": "AP50", "0.75": "AP75", "0.9": "AP90", "mean": "AP"}
 def main() -> None:
     write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), ROOT))
     write_text(METHODS_PAGE, methods_page(ROOT))
+    write_text(PROMISES_PAGE, promises_page(ROOT))
     write_text(README, readme(README.read_text(encoding="utf-8"), ROOT))
 
 
@@ -95,6 +99,42 @@ def block(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: the module's docstring has no {', '.join(missing)}; see CONTRIBUTING.md")
     stages = ", ".join(re.findall(r'"(\w+)"', re.findall(r"stages: .*frozenset\((.*)\)", code)[0]))
     return {key: " ".join(value.split()) for key, value in {"title": parts[0], "stages": stages, **found}.items()}
+
+
+KINDS = {
+    "kill": ("Runs that were killed", "kills survived"),
+    "fault": ("Faults", "faults injected"),
+    "bad input": ("Bad input", "bad inputs tried"),
+    "law": ("Laws", "cases in which a law held"),
+}
+
+
+def promises_page(root: Path) -> str:
+    """Return the page of promises, made from what ``make promises`` recorded below ``root``."""
+    records = json.loads((root / PROMISES).read_text(encoding="utf-8"))
+    messages = {message for record in records for message in record["messages"]}
+    totals = [[what, sum(r["cases"] for r in records if r["kind"] == kind)] for kind, (_, what) in KINDS.items()]
+    head = (
+        "# What is promised, and the tests that show it\n\nEach promise is named by the tests that keep it. They write "
+        "down how many cases passed, `make promises` collects that in [results/promises.json](../results/promises.json)"
+        ", and this page is made from it by `python docs/build.py`: no number is typed. `make soak` kills far more "
+        "often.\n\n"
+    )
+    tables = [
+        f"\n## {title}\n\n"
+        + _table(
+            ["promise", "tests", "cases"],
+            [[r["promise"], _tests(r["tests"]), r["cases"]] for r in records if r["kind"] == kind],
+        )
+        for kind, (title, _) in KINDS.items()
+    ]
+    return head + _table(["", "number"], [*totals, ["different messages asserted", len(messages)]]) + "".join(tables)
+
+
+def _tests(names: list[str]) -> str:
+    """Links to tests, each given as ``tests/FOLDER/FILE.py::FUNCTION``."""
+    parts = [name.split("::", 1) for name in names]
+    return "<br>".join(f"[{function}](../{file})" for file, function in parts)
 
 
 def worked_example(record: dict[str, Any], curves: list[dict[str, str]]) -> str:

@@ -16,10 +16,13 @@ asserted: list[str] = []  # patterns of messages that the running test has asser
 
 
 @contextmanager
-def refused(pattern: str) -> Iterator[None]:
-    """Expect a :class:`UserError` whose message matches ``pattern``, which is counted among the messages asserted."""
-    with pytest.raises(UserError, match=pattern):
-        yield
+def refused(pattern: str) -> Iterator[pytest.ExceptionInfo[UserError]]:
+    """Expect a :class:`UserError` whose message matches ``pattern``, which is counted among the messages asserted.
+
+    The pattern is to be the same for every case and run; what differs is asserted of the error that this gives.
+    """
+    with pytest.raises(UserError, match=pattern) as error:
+        yield error
     asserted.append(pattern)
 
 

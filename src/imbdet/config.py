@@ -17,6 +17,7 @@ from imbdet.settings import Data, Detector, Evaluate, LossSamples, Section, Trai
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=SAFE_NAME)]
 Stage = Literal["dense", "rpn", "roi"]
+MAX_BYTES, MAX_VALUES = 1_000_000, 100_000  # of a study's file; a list of image ids may be long
 STAGES: dict[str, tuple[Stage, ...]] = {"retinanet": ("dense",), "faster_rcnn": ("rpn", "roi")}
 
 
@@ -49,11 +50,11 @@ class Experiment(Section):
 class Report(Section):
     """Which experiments stand in which figure or table; a figure whose list is empty is not drawn."""
 
-    cumulative_loss: Name
     precision_recall: tuple[Name, ...]
     detections: tuple[Name, ...]
     gamma: tuple[Name, ...] = ()
     alpha: tuple[Name, ...] = ()
+    cumulative_loss: Annotated[tuple[Name, ...], Field(max_length=1, description="a one-stage experiment")] = ()
     focal_star: tuple[Name, ...] = ()
     methods: Annotated[
         tuple[Name, ...], Field(description="one a method and detector, for figures across methods")
@@ -106,7 +107,7 @@ class Study(Section):
     @model_validator(mode="after")
     def _report_names_experiments(self) -> "Study":
         for key, value in self.report.model_dump().items():
-            for name in [value] if isinstance(value, str) else value:
+            for name in value:
                 if name not in self.experiments:
                     raise ValueError(
                         f"report.{key} names {name!r}, not an experiment; {nearest(name, self.experiments)}"
@@ -153,10 +154,12 @@ class _NoDuplicates(yaml.SafeLoader):
     """YAML silently keeps the last of two equal keys; a study that names an experiment twice is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.YAMLError(f"key {sorted(map(str, twice))[0]!r} stands twice{node.start_mark}")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):  # other keys are refused as such
+                if key.value in seen:
+                    raise yaml.YAMLError(f"key {key.value!r} stands twice{key.start_mark}")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -164,15 +167,36 @@ def load_study(path: str | Path) -> Study:
     """Read and check ``config/<study>.yaml``. Raises :class:`UserError` naming file, key, value and what is allowed."""
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(), Loader=_NoDuplicates)
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; a study is a few pages of settings")
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicates)
     except FileNotFoundError as error:
         known = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise UserError(f"no study {path}; {nearest(str(path), known)}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; expected a file config/STUDY.yaml") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply; a study has about six levels") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold a mapping of keys to values, got {type(raw).__name__}")
+    if _is_larger(raw, MAX_VALUES):
+        raise UserError(f"{path} holds more than {MAX_VALUES:,} values once its aliases (*name) are put in; use fewer")
     return parse_study(raw, name=path.stem, where=str(path))
+
+
+def _is_larger(value: Any, limit: int) -> bool:
+    """Whether a nested value has more than ``limit`` parts; a few lines of aliases can stand for billions."""
+    waiting, count = [value], 0
+    while waiting and count <= limit:
+        part = waiting.pop()
+        count += 1
+        if isinstance(part, dict | list):
+            waiting += part.values() if isinstance(part, dict) else part
+    return count > limit
 
 
 def parse_study(raw: dict[str, Any], name: str, where: str) -> Study:

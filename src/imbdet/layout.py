@@ -42,6 +42,16 @@ class Layout:
         """Source, counts and hashes of the data set."""
         return self.results / "data.json"
 
+    @property
+    def validation(self) -> Path:
+        """Defects of the data set and what became of them."""
+        return self.results / "validation.json"
+
+    @property
+    def validation_table(self) -> Path:
+        """The same for people (Markdown)."""
+        return self.results / "validation.md"
+
     def census(self, detector: str) -> Path:
         """Foreground, background and ignored anchors by level, and boxes by class."""
         return self.results / f"census-{detector}.json"
@@ -67,6 +77,10 @@ class Layout:
     def loss_curve(self, experiment: str) -> Path:
         """Step, learning rate and loss terms (CSV)."""
         return self.results / experiment / "loss_curve.csv"
+
+    def validation_curve(self, experiment: str) -> Path:
+        """Step and AP on the val split while training (CSV), if asked for; declared to neither tool."""
+        return self.results / experiment / "validation_curve.csv"
 
     def evaluation(self, experiment: str) -> Path:
         """AP, AR, per-class figures and counts."""
@@ -95,6 +109,10 @@ class Layout:
     # Large outputs, in DVC's cache
     def weights(self, experiment: str) -> Path:
         return Path("models") / self.study / f"{experiment}.pt"
+
+    def best_weights(self, experiment: str) -> Path:
+        """Weights of the best evaluation while training, if asked for; declared to neither tool."""
+        return self.weights(f"{experiment}.best")
 
     def detections(self, experiment: str) -> Path:
         """Every detection on the val split (npz)."""

@@ -5,9 +5,9 @@ has Snakemake run just that rule. ``python -m imbdet.pipeline config/STUDY.yaml`
 """
 
 import argparse
-import fcntl
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ from imbdet.config import load_study, method_modules
 from imbdet.errors import UserError
 from imbdet.files import write_text
 from imbdet.layout import Layout
+from imbdet.settings import Data
 from imbdet.sources import sources
+from imbdet.urls import without_secrets
 
 DEFAULT_STUDY = Path("config/demo.yaml")
 IN_GIT = ("results", "paper_figures")
@@ -61,7 +63,14 @@ RULES = {
     "evaluate": Rule(
         "evaluate",
         ("imbdet.evaluation.coco_ap",),
-        ("description", "seed", "evaluate.detections_per_image", "evaluate.operating_score", "experiments.{name}"),
+        (
+            "description",
+            "seed",
+            "data.source",
+            "evaluate.detections_per_image",
+            "evaluate.operating_score",
+            "experiments.{name}",
+        ),
     ),
     "loss_samples": Rule(
         "evaluate",
@@ -110,23 +119,6 @@ def select_study(config: Mapping[str, Any], files: Sequence[Path]) -> Path:
     return chosen[0] if chosen else DEFAULT_STUDY
 
 
-def claim(folder: Path) -> None:
-    """Let no other run start in this project until this process ends.
-
-    Snakemake's own lock is off, as it outlives a run that was killed and would then stop DVC's stages.
-
-    Raises:
-        UserError: another run is under way.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT)  # a bare descriptor stays open as long as the process
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise UserError("snakemake or dvc is already running in this folder; wait until it ends, or stop it") from error
-
-
 def has_gpu() -> bool:
     """Whether this machine has an NVIDIA GPU; asked of the system, as importing PyTorch for it would take seconds."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
@@ -153,6 +145,8 @@ class Pipeline:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.study = load_study(path)
+        _check_paths(path, self.study.data.folder)
+        _check_addresses(path, self.study.data)
         self.layout = Layout.of(self.study)
         self.values = self.study.model_dump(mode="json")
 
@@ -191,7 +185,7 @@ class Pipeline:
         """All steps; each comes after those whose outputs it reads."""
         at, report = self.layout, self.study.report
         train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
-        yield Step("data", "", [], [train, val, manifest])
+        yield Step("data", "", [], [train, val, manifest, at.validation, at.validation_table])
         for name in self.study.detectors:
             yield Step("census", name, [train, manifest], [at.census(name), at.structure(name)])
         for name in self.study.experiments:
@@ -204,9 +198,9 @@ class Pipeline:
             yield Step("inspect", name, [at.weights(name), val, manifest], outputs)
         for name in report.funnel:
             yield Step("funnel", name, [at.weights(name), train, manifest], [at.funnel])
-        name = report.cumulative_loss
-        outputs = [at.logits(name), at.cumulative_loss(name)]
-        yield Step("loss_samples", name, [at.weights(name), val, manifest], outputs)
+        for name in report.cumulative_loss:
+            outputs = [at.logits(name), at.cumulative_loss(name)]
+            yield Step("loss_samples", name, [at.weights(name), val, manifest], outputs)
         yield Step("examples", "", [*map(at.detections, report.detections), val, manifest], [at.examples])
         for name in figures.names(self.study):
             inputs, outputs = figures.inputs(self.study, at, name), figures.outputs(at, name)
@@ -233,8 +227,27 @@ class Pipeline:
 
     def _command(self, step: Step) -> str:
         study = [] if self.path == DEFAULT_STUDY else ["--configfile", str(self.path)]
-        options = ["--nolock", "--rerun-incomplete", "--quiet", "all", *study, "--allowed-rules", step.snakemake_rule]
+        quiet = ["--quiet", "progress", "rules", "reason", "host"]  # "all" would keep its errors to itself
+        options = ["--nolock", "--rerun-incomplete", *quiet, *study, "--allowed-rules", step.snakemake_rule]
         return " ".join(["snakemake", *options, "--", *map(str, step.outputs)])
+
+
+def _check_paths(*paths: Path | str) -> None:
+    """Refuse paths that a shell, Snakemake (``{}``) or DVC (``${}``) would read as more than a path."""
+    for path in map(str, paths):
+        if not re.fullmatch(r"[\w./][\w./-]*", path):
+            raise UserError(f"path {path!r}: expected letters, digits and ._-/ only, and no - in front; rename it")
+
+
+def _check_addresses(path: Path, data: Data) -> None:
+    """Refuse a password in an address: DVC copies the values of a study to its lock file, which is in Git."""
+    for key in ("base_url", "annotations_url", "proxy"):
+        address = getattr(data, key, None) or ""
+        if address != without_secrets(address):
+            raise UserError(
+                f"{path}: data.{key} holds a user's name or password, which would be in Git; take it out, and set the "
+                "environment variables HTTP_PROXY and HTTPS_PROXY for a proxy, or write ~/.netrc for a server"
+            )
 
 
 def _out(path: Path) -> str | dict[str, Any]:

@@ -13,7 +13,6 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Url = Annotated[str, PlainSerializer(without_secrets)]
-WEB = ("http://", "https://")
 Range = Annotated[tuple[int, int], Field(description="smallest and largest number, both included")]
 
 
@@ -23,8 +22,65 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Refused = Literal["error", "drop"]
+Counted = Literal["ignore", "drop", "error"]
+Cut = Literal["clip", "error", "drop", "ignore"]
+
+
 class Validation(Section):
-    """What becomes of each defect that the validation of a data set finds."""
+    """What becomes of each defect that the validation of a data set finds (:mod:`imbdet.data.validate`).
+
+    ``error`` refuses the data set and names what it found; ``drop`` leaves an annotation out, or an image with all of
+    its annotations; ``clip`` cuts a box at the border of its image; ``ignore`` counts and changes nothing. By default
+    what makes data ambiguous or wrong is an error, and what COCO itself has goes through. The descriptions are those of
+    the reports, in the order of their tables.
+    """
+
+    category_gaps: Annotated[
+        Literal["ignore", "error"], Field(description="gap between category ids, by its first number; labels have none")
+    ] = "ignore"
+    duplicate_image_ids: Annotated[
+        Refused, Field(description="an id of several images; nobody can say which has the boxes: all are left out")
+    ] = "error"
+    missing: Annotated[Refused, Field(description="image without a file")] = "error"
+    unreadable: Annotated[Refused, Field(description="no image file, or not of a known format")] = "error"
+    truncated: Annotated[Refused, Field(description="image whose pixels are cut off or damaged")] = "error"
+    other_size: Annotated[Refused, Field(description="image of another size than its annotation says")] = "error"
+    one_pixel: Annotated[Counted, Field(description="image with a side of one pixel")] = "error"
+    huge: Annotated[Refused, Field(description="image of more than max_pixels, never decoded")] = "error"
+    rotated: Annotated[
+        Counted, Field(description="image with an EXIF orientation, which is not applied: boxes are of stored pixels")
+    ] = "ignore"
+    grey: Annotated[Counted, Field(description="grey image, read as RGB")] = "ignore"
+    cmyk: Annotated[Counted, Field(description="CMYK image, read as RGB")] = "ignore"
+    sixteen_bit: Annotated[Counted, Field(description="image of 16 bits a channel, read as 8")] = "ignore"
+    alpha: Annotated[Counted, Field(description="image with transparency, which is not read")] = "ignore"
+    empty_images: Annotated[Counted, Field(description="image to which no annotation is left")] = "ignore"
+    duplicate_annotation_ids: Annotated[
+        Refused, Field(description="annotation with the id of an earlier one, which stays")
+    ] = "error"
+    unknown_image: Annotated[Refused, Field(description="annotation of an image that is not listed")] = "error"
+    unknown_category: Annotated[Refused, Field(description="annotation of a category that is not listed")] = "error"
+    non_finite: Annotated[
+        Refused, Field(description="bbox that is not four finite numbers, or area that is no finite number")
+    ] = "error"
+    negative_size: Annotated[Refused, Field(description="box of negative width or height")] = "error"
+    zero_size: Annotated[Refused, Field(description="box without width or height")] = "drop"
+    zero_area: Annotated[Counted, Field(description="recorded area not above zero, though the box has one")] = "ignore"
+    outside: Annotated[Refused, Field(description="box that lies outside its image")] = "error"
+    reaching_out: Annotated[Cut, Field(description="box that reaches out of its image by `rounding` or more")] = "error"
+    rounded_out: Annotated[Cut, Field(description="box that reaches out of its image by less than `rounding`")] = "clip"
+    duplicate_boxes: Annotated[
+        Counted, Field(description="annotation with the image, category and box of an earlier one, which stays")
+    ] = "ignore"
+    crowds: Annotated[Counted, Field(description="annotation of a crowd, a region to ignore")] = "ignore"
+    rounding: Annotated[float, Field(ge=0, description="pixels")] = 1.0
+    max_pixels: Annotated[
+        int, Field(ge=1, le=89_478_485, description="height times width; the bound is Pillow's own")
+    ] = 89_478_485
+    quarantine_share: Annotated[
+        Share, Field(description="of a split's images: if more would be left out for defects, the data are refused")
+    ] = 0.01
 
 
 class Source(Section):
@@ -83,21 +139,25 @@ class Subset(Section):
 class DownloadedData(Source):
     """Images of COCO 2017 from its server, as whole archives or, for a subset, one by one.
 
-    A password does not belong in a study, which is in Git: set HTTP_PROXY and HTTPS_PROXY in the environment instead of
-    ``proxy``. Should an address hold one all the same, no record does.
+    ``proxy`` and ``checksums`` say how to download, not what: they may change and are in no record; the hashes of the
+    archives are. A password does not belong in a study, which is in Git: set HTTP_PROXY and HTTPS_PROXY in the
+    environment instead of ``proxy``. Should an address hold one all the same, no record does.
     """
 
     base_url: Url = "http://images.cocodataset.org"
-    proxy: Annotated[str | None, Field(exclude=True, description="for http and https; not a fact about the data")] = None
-    checksums: Annotated[dict[str, Sha256], Field(description="SHA-256 by the name of a downloaded archive")] = {}
+    proxy: Annotated[str | None, Field(exclude=True, description="for http and https")] = None
+    checksums: Annotated[
+        dict[str, Sha256], Field(exclude=True, description="SHA-256 that archives must have, by their names")
+    ] = {}
     subset: Subset | None = None
     archives: ClassVar[tuple[str, ...]] = ("train2017.zip", "val2017.zip")
 
     @model_validator(mode="after")
     def _addresses_and_names(self) -> "DownloadedData":
-        for key, schemes in {"base_url": WEB, "annotations_url": WEB, "proxy": (*WEB, "socks5://", "socks5h://")}.items():
-            if not (getattr(self, key, None) or schemes[0]).startswith(schemes):  # not shown: it may hold a password
-                raise ValueError(f"{key} does not start with {', '.join(schemes)}")
+        for key in ("base_url", "annotations_url", "proxy"):
+            address = getattr(self, key, None)
+            if address is not None and not address.startswith(("http://", "https://")):
+                raise ValueError(f"{key} does not start with http:// or https://")  # not shown: it may hold a password
         for name in self.checksums:
             if name not in self.archives:
                 raise ValueError(f"checksums names {name!r}; the archives are {', '.join(self.archives)}")
@@ -286,6 +346,12 @@ class Train(Section):
     log_every: Count = 20
     checkpoint_every: Count = 500
     tensorboard: bool = False
+    evaluate_every: Annotated[
+        Count | None, Field(description="steps between evaluations on the val split; see imbdet.training.validation")
+    ] = None
+    deterministic: Annotated[
+        bool, Field(description="equal bits on one GPU too; see imbdet.training.process.deterministic")
+    ] = False
 
 
 class Evaluate(Section):

@@ -5,7 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 from contract_cases import SIDE, detector_with, make_batch
-from test_host_sync import BOXES, Watch
+from host_syncs import Watch
+from test_host_sync import BOXES
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from imbdet.detectors import faster_rcnn

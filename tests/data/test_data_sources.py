@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from prepared import coco_format, content, run, state, zipped
-from range_server import Server
+from promises import refused, said
+from range_server import RIGHT, Fault, Server
 
+from imbdet.__main__ import main
 from imbdet.config import Study
 from imbdet.data.archives import sha256
-from imbdet.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 MakeStudy = Callable[..., Study]
+NAMED = pytest.mark.promise("A source that is missing, damaged or not as its hash says is refused by name", "bad input")
+GOES_ON = pytest.mark.promise("A download goes on where it was cut, in this run or in the next", "fault")
 
 
 def test_a_folder_and_its_archive_give_the_same_data(make_study: MakeStudy, coco_folder: Path, tmp_path: Path) -> None:
@@ -67,10 +72,10 @@ def cut_annotations(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no annotations": (lambda f: (f / "annotations/instances_val.json").unlink(), r"instances_val.json"),
     "cut annotations": (cut_annotations, r"instances_val.json is not valid JSON"),
-    "no image": (lambda f: (f / "train/two.jpg").unlink(), r"train/two.jpg"),
+    "no image": (lambda f: (f / "train/two.jpg").unlink(), r"image 5: data/train/two.jpg is missing"),
     "no image file": (
         lambda f: void((f / "val/five.png").write_bytes(b"junk")),
-        r"image 2: data/val/five.png is missing",
+        r"image 2: data/val/five.png is no image file",
     ),
     "other size": (
         lambda f: Image.new("RGB", (9, 8)).save(f / "val/five.png"),
@@ -91,6 +96,7 @@ def void(_: object) -> None:
     """Drop a value."""
 
 
+@NAMED
 @pytest.mark.parametrize("kind", ["folder", "archive"])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_source_is_named_and_can_be_mended(
@@ -101,7 +107,7 @@ def test_a_damaged_source_is_named_and_can_be_mended(
     spoil(coco_folder)
     archive = tmp_path / "some.zip"
     path = coco_folder if kind == "folder" else zipped(coco_folder, archive)
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         run(make_study(coco_format(path)))
     assert not Path("results/test/data.json").exists()
     shutil.rmtree(coco_folder)
@@ -110,27 +116,30 @@ def test_a_damaged_source_is_named_and_can_be_mended(
     assert run(make_study(coco_format(path)))["splits"]["val"]["images"] == 2
 
 
+@NAMED
 def test_a_missing_source_is_named(make_study: MakeStudy) -> None:
-    with pytest.raises(UserError, match=r"data.path nowhere.zip does not exist; expected a zip or tar archive"):
+    with refused(r"data.path nowhere.zip does not exist; expected a zip or tar archive"):
         run(make_study(coco_format(Path("nowhere.zip"))))
 
 
+@NAMED
 def test_an_archive_s_hash_is_checked_before_it_is_used(
     make_study: MakeStudy, coco_folder: Path, tmp_path: Path
 ) -> None:
     archive = zipped(coco_folder, tmp_path / "some.zip")
     found = sha256(archive)
-    with pytest.raises(UserError, match=rf"some.zip has sha256 {found}, but data.sha256 says 0000"):
+    with refused(rf"some.zip has sha256 {found}, but data.sha256 says 0000"):
         run(make_study(coco_format(archive, sha256="0" * 64)))
     assert not Path("data/train").exists()
     assert run(make_study(coco_format(archive, sha256=found)))["archives"] == {"some.zip": found}
-    with pytest.raises(UserError, match=r"data.sha256 is for archives, but data.path .*source is a folder"):
+    with refused(r"data.sha256 is for archives, but data.path .*source is a folder"):
         run(make_study(coco_format(coco_folder, sha256=found) | {"folder": "other"}))
 
 
+@NAMED
 def test_a_corrupt_archive_is_named(make_study: MakeStudy, tmp_path: Path) -> None:
     (tmp_path / "some.zip").write_bytes(b"PK not really")
-    with pytest.raises(UserError, match=r"archive some.zip is corrupt or no zip or tar file"):
+    with refused(r"archive some.zip is corrupt or no zip or tar file"):
         run(make_study(coco_format(Path("some.zip"))))
 
 
@@ -138,9 +147,10 @@ def coco2017(server: Server) -> dict[str, str]:
     return {"source": "coco2017", "folder": "data", "base_url": server.url}
 
 
+@GOES_ON
 def test_coco_2017_from_a_mirror(shared: Path, make_study: MakeStudy, serve: Callable[[Path], Server]) -> None:
     server = serve(shared / "data" / "coco-mirror")
-    server.limits = [10_000, 10**9, 3_000_000]  # the first connection breaks, and the third
+    server.faults = [Fault(cut=10_000), RIGHT, Fault(cut=3_000_000)]
     study = make_study(coco2017(server))
     manifest = run(study)
     assert manifest["archives"].keys() == {"annotations_trainval2017.zip", "train2017.zip", "val2017.zip"}
@@ -164,6 +174,29 @@ def test_coco_2017_from_a_mirror(shared: Path, make_study: MakeStudy, serve: Cal
     assert len(server.requests) == requests
 
 
+@pytest.mark.promise("COCO 2017 arrives whole from a server with every kind of fault", "fault")
+def test_coco_2017_from_a_faulty_mirror(
+    shared: Path,
+    make_study: MakeStudy,
+    serve: Callable[[Path], Server],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    monkeypatch.setattr("imbdet.data.download.TIMEOUT", (1.0, 0.2))
+    mirror = shared / "data" / "coco-mirror"
+    server = serve(mirror)
+    busy = [Fault(500), Fault(503), Fault(429, {"Retry-After": "0"}), Fault(cut=9000)]
+    lies = [Fault(flip=2_000_000), Fault(cut=3_000_000), Fault(shift=5), Fault(longer=1000), Fault(longer=-1000)]
+    slow = [Fault(cut=10**6, stall=9.0), Fault(forgets=True, cut=10**6), Fault(body=b"sorry")]
+    server.faults = [*busy, RIGHT, *lies, RIGHT, *slow]
+    manifest = run(make_study(coco2017(server)))
+    assert not server.faults
+    for archive in mirror.rglob("*.zip"):
+        assert manifest["archives"][archive.name] == sha256(archive)
+    record_property("count", len([*busy, *lies, *slow]))
+
+
+@GOES_ON
 def test_coco_2017_without_images_of_an_archive(
     shared: Path, make_study: MakeStudy, serve: Callable[[Path], Server], tmp_path: Path
 ) -> None:
@@ -172,13 +205,30 @@ def test_coco_2017_without_images_of_an_archive(
     shutil.copytree(shared / "data" / "coco-mirror", mirror, copy_function=os.symlink)
     (mirror / "zips" / "val2017.zip").rename(mirror / "away.zip")
     server = serve(mirror)
-    with pytest.raises(UserError, match=r"/zips/val2017.zip: the server answered 404"):
+    with refused(r"/zips/val2017.zip: the server answered 404"):
         run(make_study(coco2017(server)))
     assert len(list(Path("data/train").iterdir())) == 48
     server.requests.clear()
     (mirror / "away.zip").rename(mirror / "zips" / "val2017.zip")
     assert run(make_study(coco2017(server)))["splits"]["val"]["images"] == 48
     assert server.requests == [("/zips/val2017.zip", None)]
+
+
+@pytest.mark.promise("A download that cannot succeed says why and keeps what has arrived", "fault")
+def test_the_command_ends_with_one_line_and_no_traceback(
+    tmp_path: Path, serve: Callable[[Path], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = yaml.safe_load((ROOT / "config" / "coco-subset.yaml").read_text())
+    raw["data"]["base_url"] = serve(tmp_path).url.replace("://", "://someone:hush@")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["imbdet", "data", "mine.yaml"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said(
+        r"^error: http://127.0.0.1:\d+/annotations/annotations_trainval2017.zip: the server answered 404 .*$",
+        end.value.code,
+    )
 
 
 def test_real_images_of_a_coco_format_archive(shared: Path, make_study: MakeStudy, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from promises import refused
 from studies import merged, with_two_stages
 
 from imbdet.config import Study
@@ -278,16 +279,18 @@ def test_images_of_several_sizes_are_padded_to_the_stride(ready: Ready, coco_fol
     assert torch.allclose(batch.scales, torch.tensor([[38 / 30, 64 / 50], [2.4, 2.4], [64 / 60, 43 / 40]]))
 
 
-def test_a_damaged_image_is_named(ready: Ready) -> None:
+@pytest.mark.promise("An image that is damaged or lost after the validation is named when it is loaded", "fault")
+def test_a_damaged_image_is_named(ready: Ready, record_property: Callable[[str, int], None]) -> None:
+    record_property("count", 3)
     study, layout = ready(train={"workers": 2})
     path = layout.images("train") / "000002.bmp"
     path.write_bytes(path.read_bytes()[:500])
     for workers in (0, 2):
         changed = study.model_copy(update={"train": study.train.model_copy(update={"workers": workers})})
-        with pytest.raises(UserError, match=r"^image data/train/000002.bmp cannot be read .*imbdet data` again$"):
+        with refused(r"^image data/train/000002.bmp cannot be read .*imbdet data` again$"):
             list(TrainingBatches(changed, layout, EXPERIMENT).iterate())
     path.unlink()
-    with pytest.raises(UserError, match=r"^image data/train/000002.bmp is missing; run"):
+    with refused(r"^image data/train/000002.bmp is missing; run"):
         list(TrainingBatches(study, layout, EXPERIMENT).iterate())
 
 

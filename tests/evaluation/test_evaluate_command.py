@@ -9,13 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from coco_cases import detections_of, perfect
+from lvis_cases import detections_on, made_up
 from PIL import Image
+from promises import refused
 
 from imbdet.config import load_study
 from imbdet.data.coco import read_annotations
 from imbdet.errors import UserError
-from imbdet.evaluation import coco_ap, examples
+from imbdet.evaluation import coco_ap, examples, lvis_ap
 from imbdet.evaluation.detections import Detections
+from imbdet.figures import results
+from imbdet.files import write_npz
 from imbdet.layout import Layout
 
 STUDY = Path(__file__).parents[1] / "pipeline" / "tiny.yaml"
@@ -78,20 +82,116 @@ def test_the_same_detections_give_the_same_bytes(place):
     assert written[0] == written[1]
 
 
-def test_evaluate_refuses_damaged_input_and_keeps_the_old_record(place):
+def as_lvis(study, layout):
+    """The study with LVIS as its data, whose val split is a made-up one; detections of every experiment."""
+    truth = made_up()
+    layout.annotations("val").write_text(json.dumps(truth))
+    for seed, name in enumerate(study.experiments):
+        detections_of(detections_on(truth, seed)).save(layout.detections(name))
+    data = {"source": "lvis_v1", "folder": study.data.folder}
+    return type(study).model_validate(study.model_dump() | {"data": data})
+
+
+def test_a_study_of_lvis_is_evaluated_by_its_rules(place):
+    study, layout = place
+    name = next(iter(study.experiments))
+    coco_ap.run(study, layout, name)
+    plain = json.loads(layout.evaluation(name).read_text())
+    study = as_lvis(study, layout)
+    coco_ap.run(study, layout, name)
+    record = json.loads(layout.evaluation(name).read_text())
+    assert record.keys() - plain.keys() == {"AP_rare", "AP_common", "AP_frequent", "AR_300"}
+    assert not plain.keys() - record.keys()
+    assert record["per_class"][0].keys() - plain["per_class"][0].keys() == {"frequency"}
+    truth = json.loads(layout.annotations("val").read_text())
+    expected = lvis_ap.evaluate(truth, Detections.load(layout.detections(name)), study.evaluate.operating_score)
+    assert expected.metrics.items() <= record.items()
+    assert len(pd.read_csv(layout.precision_recall(name))) == len(expected.curves)
+
+
+def test_tables_are_drawn_from_records_of_lvis(place):
+    study, layout = place
+    study = as_lvis(study, layout)
+    for name in study.experiments:
+        coco_ap.run(study, layout, name)
+    assert len(results.data(study, layout)) == len(study.experiments)
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def with_a_nan(path):
+    detections = Detections.load(path)
+    score = detections.score.copy()
+    score[2] = np.nan
+    write_npz(path, image_id=detections.image_id, category_id=detections.category_id, bbox=detections.bbox, score=score)
+
+
+@pytest.mark.promise("Evaluation refuses damaged and foreign detections and keeps the old record", "bad input")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(b"half"), r"detections\.npz is not a whole file of detections"),
+        (lambda path: path.write_bytes(b""), r"detections\.npz is not a whole file of detections"),
+        (half, r"detections\.npz is not a whole file of detections"),
+        (with_a_nan, r"detections\.npz .*score of detection 2 is nan, not finite"),
+        (lambda path: write_npz(path, image_id=np.zeros(1, np.int64)), "expected the arrays image_id, category_id"),
+        (lambda path: path.unlink(), "no detections at .*run the `detect` command"),
+        (lambda path: detections_of([(99, 1, (1, 1, 5, 5), 0.5)]).save(path), "detections name image id 99, not in"),
+        (lambda path: detections_of([(1, 9, (1, 1, 5, 5), 0.5)]).save(path), "detections name category id 9, not in"),
+    ],
+)
+def test_evaluate_refuses_damaged_detections_and_keeps_the_old_record(place, damage, message):
     study, layout = place
     name = next(iter(study.experiments))
     coco_ap.run(study, layout, name)
     before = layout.evaluation(name).read_bytes()
-    layout.detections(name).write_bytes(b"half")
-    with pytest.raises(UserError, match="not a whole file"):
+    damage(layout.detections(name))
+    with refused(message):
         coco_ap.run(study, layout, name)
-    layout.annotations("val").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        coco_ap.run(study, layout, name)
-    with pytest.raises(UserError, match="no experiment 'absent'"):
-        coco_ap.run(study, layout, "absent")
     assert layout.evaluation(name).read_bytes() == before
+
+
+@pytest.mark.promise("Evaluation refuses damaged annotations and keeps the old record", "bad input")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_text("{"), "instances_val.json is not valid JSON"),
+        (lambda path: path.write_text(""), "instances_val.json is empty"),
+        (lambda path: path.write_text('{"annotations": [], "categories": []}'), "a list of records under 'images'"),
+        (
+            lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"images": []})),
+            "'images' and 'categories' must not be empty|which the file does not list",
+        ),
+        (lambda path: path.unlink(), "instances_val.json does not exist"),
+    ],
+)
+def test_evaluate_refuses_damaged_annotations_and_keeps_the_old_record(place, damage, message):
+    study, layout = place
+    name = next(iter(study.experiments))
+    coco_ap.run(study, layout, name)
+    before = layout.evaluation(name).read_bytes()
+    damage(layout.annotations("val"))
+    with refused(message):
+        coco_ap.run(study, layout, name)
+    assert layout.evaluation(name).read_bytes() == before
+
+
+def test_evaluate_names_the_experiments_that_there_are(place):
+    study, layout = place
+    with refused("no experiment 'absent'"):
+        coco_ap.run(study, layout, "absent")
+
+
+@pytest.mark.promise("LVIS evaluation refuses annotations that are not of LVIS", "bad input")
+def test_a_study_of_lvis_refuses_annotations_of_coco(place):
+    study, layout = place
+    content = layout.annotations("val").read_text()
+    study = as_lvis(study, layout)
+    layout.annotations("val").write_text(content)
+    with refused("category 1 has frequency None; LVIS has r, c, f"):
+        coco_ap.run(study, layout, next(iter(study.experiments)))
 
 
 def test_examples_hold_boxes_pixels_and_what_reaches_the_operating_score(place):

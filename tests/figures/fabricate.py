@@ -45,7 +45,7 @@ def raw_study() -> dict[str, Any]:
         "description": "fabricated numbers for a test",
         "seed": 7,
         "report": {
-            "cumulative_loss": "focal-g2",
+            "cumulative_loss": ["focal-g2"],
             "precision_recall": ["ce", "ce-a0.75", "focal-g2", "focal-star-g2-b1"],
             "detections": list(PANELS),
             "gamma": ["ce-a0.75", "focal-g0.5", "focal-g1", "focal-g2", "focal-g5"],
@@ -79,7 +79,7 @@ def write(made: Study, layout: Layout) -> None:
         _csv(layout.method_loss(name), fabricate_methods.method_loss(candidates))
         _csv(layout.gradient_shares(name), fabricate_methods.gradient_shares(made, name))
     _json(layout.funnel, fabricate_methods.funnel())
-    _csv(layout.cumulative_loss(made.report.cumulative_loss), cumulative_loss())
+    _csv(layout.cumulative_loss("focal-g2"), cumulative_loss())
     _json(layout.examples, examples())
 
 

@@ -120,6 +120,9 @@ def test_only_a_coco_study_may_look_like_one(project, layout):
     data = records.parse_csv((layout.figures / "results.csv").read_text(), "results")
     assert "not COCO" not in figures.figure("results").caption(study, data)
     assert "not COCO" not in drawing.captions.badge(study)
+    part = fabricate.study(data=COCO | {"subset": {"train": 4, "val": 2}})
+    assert "not COCO" in drawing.captions.badge(part)
+    assert "not COCO" in figures.figure("results").caption(part, data)
     archive = {"source": "coco_format", "folder": "data/voc", "path": "voc.zip"}
     assert "not COCO" in drawing.captions.badge(fabricate.study(data=archive))
 

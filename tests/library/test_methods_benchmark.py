@@ -181,7 +181,7 @@ def test_the_page_is_that_of_the_records(page, committed):
 
 def test_every_measured_row_is_on_the_page_once(page, committed):
     """Nothing of the record is left out where somebody adds a group or a method."""
-    methods, _ = committed
+    methods = committed[0]
     text = page.page(*committed)
     lines = [line for line in text.splitlines() if line.startswith("| `")]
     assert len(lines) == len(methods["results"][0]["rows"])
@@ -199,14 +199,14 @@ def test_the_record_is_of_the_methods_as_they_are(benchmark, committed):
 
 
 def test_the_target_is_met_or_the_page_says_why(page, committed):
-    methods, focal = copy.deepcopy(committed)
-    reasons = page.page(methods, focal).partition("### What needs more")[2]
+    methods, *others = copy.deepcopy(committed)
+    reasons = page.page(methods, *others).partition("### What needs more")[2]
     for row in methods["results"][0]["rows"]:
         assert (f"{row['ratio']:.1f} in {row['group']}" in reasons) == (row["ratio"] > page.TARGET)
     focal_row = next(row for row in methods["results"][0]["rows"] if row["name"] == "focal")
     focal_row["ratio"] = 3.01
     with pytest.raises(UserError, match="focal needs more than 3 times the first of its group"):
-        page.page(methods, focal)
+        page.page(methods, *others)
 
 
 def test_the_page_says_what_was_measured_on_what(page, committed):
@@ -218,4 +218,4 @@ def test_the_page_says_what_was_measured_on_what(page, committed):
 
 
 def test_scripts_are_where_the_page_says(page):
-    assert all((FOLDER / name).exists() for name in ("methods.py", "focal_loss.py", "page.py"))
+    assert all((FOLDER / name).exists() for name in ("methods.py", "focal_loss.py", "evaluation.py", "page.py"))

@@ -1,6 +1,9 @@
 """A copy of the project in which the tiny study is the demo, run once; each test works in a copy of that."""
 
+import fcntl
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,13 +14,28 @@ from studies import merged, with_two_stages
 TINY = Path(__file__).with_name("tiny.yaml")
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Project], None]) -> Project:
+    """A folder made once for all processes of the suite, of which the first to come makes it for the others."""
+    root = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder, made = root / name, root / f"{name}.made"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make(copy_of_project(folder))
+            made.touch()
+    return Project(folder)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny study, with two detectors, as the demo: run by bare ``snakemake``, recorded, committed.
 
     Not to be changed by a test.
     """
-    project = copy_of_project(tmp_path_factory.mktemp("finished"))
+    return once(tmp_path_factory, "finished", make_finished)
+
+
+def make_finished(project: Project) -> None:
     study = merged(with_two_stages(yaml.safe_load(TINY.read_text())), {"report": {"funnel": ["two-stage"]}})
     (project.folder / "config" / "demo.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     # One thread a job: two in a job are slower than one each in two, and far slower on a busy machine.
@@ -29,7 +47,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.make("record")
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message", "The tiny study")
-    return project
 
 
 @pytest.fixture
@@ -51,3 +68,27 @@ def clone(finished: Project, tmp_path: Path) -> Project:
         place.run("dvc", "remote", "add", "--local", "--default", "copy", remote)
     source.run("dvc", "push")
     return Project(tmp_path / "clone")
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny study as the demo, its data made and nothing trained; checkpoints come often.
+
+    Not to be changed by a test.
+    """
+    return once(tmp_path_factory, "untrained", make_untrained)
+
+
+def make_untrained(project: Project) -> None:
+    study = merged(yaml.safe_load(TINY.read_text()), {"train": {"steps": 30, "checkpoint_every": 3, "batch_size": 4}})
+    (project.folder / "config" / "demo.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    project.git("init", "--quiet")
+    project.run("python", "-m", "imbdet.pipeline", "config/demo.yaml")
+    project.stages("data")
+
+
+@pytest.fixture
+def trainings(untrained: Project, tmp_path: Path) -> Project:
+    """A copy of the study of which nothing is trained, time stamps included."""
+    shutil.copytree(untrained.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")

@@ -4,6 +4,9 @@ import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +56,19 @@ class Project:
             start_new_session=True,
         )
 
+    def processes(self) -> dict[int, list[str]]:
+        """Arguments of every living process whose current folder is this project, by pid."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended meanwhile, or is another user's
+                if (process / "cwd").readlink() == self.folder:
+                    found[int(process.name)] = (process / "cmdline").read_text().split("\0")
+        return found
+
+    def trainers(self) -> list[int]:
+        """Pids of the trainings under way."""
+        return [pid for pid, arguments in self.processes().items() if arguments[1:4] == ["-m", "imbdet", "train"]]
+
     def make(self, *targets: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run make as if the environment were set up, which is the one that the tests run in."""
         return self.run("make", "--old-file=.venv/.complete", *targets, check=check)
@@ -78,6 +94,15 @@ class Project:
     def append(self, path: str, text: str) -> None:
         with (self.folder / path).open("a") as file:
             file.write(text)
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> float:
+    """Poll until something holds and return how long it took; fail after so many seconds."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, f"still not after {seconds} s"
+        time.sleep(0.05)
+    return time.monotonic() - began
 
 
 def _job(rule: str, text: str) -> Job:

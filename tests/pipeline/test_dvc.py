@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from dvc.repo import Repo
 from project_copy import Project
 
@@ -15,18 +16,31 @@ def nothing_to_do(project: Project) -> bool:
     return "Nothing to be done" in project.run("snakemake", "--dry-run").stdout
 
 
-def test_the_graphs_are_equal(project: Project) -> None:
-    jobs = {(job.inputs, job.outputs) for job in project.jobs("--forceall")}
+def declared(project: Project, file: str) -> set[tuple[frozenset[str], frozenset[str]]]:
+    """Inputs and outputs of every stage in one of DVC's files."""
     stages = set()
     with Repo(str(project.folder)) as repo:
-        for stage in repo.index.stages:
+        for stage in repo.stage.load_all(str(project.folder / file)):
             files = {Path(d.fs_path).relative_to(project.folder).as_posix() for d in stage.deps}
             # The study's file, whose keys are parameters, and the file of the rule: what Snakemake sees for itself.
             inputs = {name for name in files if not name.startswith(("config/", "workflow/rules/"))}
             assert len(files - inputs) == 2
             outputs = {Path(o.fs_path).relative_to(project.folder).as_posix() for o in stage.outs}
             stages.add((frozenset(inputs), frozenset(outputs)))
-    assert stages == jobs
+    return stages
+
+
+def test_the_graphs_are_equal(project: Project) -> None:
+    assert declared(project, "dvc.yaml") == {(job.inputs, job.outputs) for job in project.jobs("--forceall")}
+
+
+@pytest.mark.promise("The studies of COCO and LVIS build their graph, in both tools the same", "law")
+@pytest.mark.parametrize("study", ["coco", "coco-subset", "lvis"])
+def test_the_graphs_of_the_large_studies_are_equal(trainings: Project, study: str) -> None:
+    trainings.run("python", "-m", "imbdet.pipeline", f"config/{study}.yaml")
+    jobs = trainings.jobs("--config", f"study={study}")
+    assert {job.rule for job in jobs} >= {"data", "census", "train", "detect", "evaluate", "inspect"}
+    assert declared(trainings, f"pipelines/{study}/dvc.yaml") == {(job.inputs, job.outputs) for job in jobs}
 
 
 def test_records_are_in_git_and_the_rest_is_in_the_cache(project: Project) -> None:

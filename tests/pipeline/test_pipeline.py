@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from promises import refused
 from studies import merged, with_two_stages
 
-from imbdet.errors import UserError
-from imbdet.pipeline import Pipeline, claim, select_study, write
+from imbdet.pipeline import Pipeline, select_study, write
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -27,20 +27,16 @@ def test_a_study_is_chosen_by_name_or_file(monkeypatch: pytest.MonkeyPatch, tmp_
     assert select_study({}, [tmp_path / "config" / "coco.yaml"]) == Path("config/coco.yaml")
 
 
+@pytest.mark.promise("A wrong choice of study is refused", "bad input")
 def test_a_value_on_the_command_line_is_refused() -> None:
-    with pytest.raises(UserError, match=r"--config seed=\.\.\. would have no effect"):
+    with refused(r"--config seed=\.\.\. would have no effect"):
         select_study({"study": "demo", "seed": 2}, [])
 
 
+@pytest.mark.promise("A wrong choice of study is refused", "bad input")
 def test_two_studies_are_refused() -> None:
-    with pytest.raises(UserError, match=r"one study at a time, got a\.yaml and config/coco\.yaml"):
+    with refused(r"one study at a time, got a\.yaml and config/coco\.yaml"):
         select_study({"study": "coco"}, [Path("a.yaml")])
-
-
-def test_one_run_at_a_time(tmp_path: Path) -> None:
-    claim(tmp_path)
-    with pytest.raises(UserError, match="already running"):
-        claim(tmp_path)
 
 
 @pytest.fixture

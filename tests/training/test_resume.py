@@ -17,8 +17,8 @@ from imbdet.data.loader import TrainingBatches
 from imbdet.errors import UserError
 from imbdet.layout import Layout
 from imbdet.training import record
-from imbdet.training.checkpoint import scratch_folder
 from imbdet.training.run import run
+from imbdet.training.scratch import scratch_folder
 
 EXPERIMENT = "focal-g2.0"
 FOCAL = {"name": "focal", "alpha": 0.25, "gamma": 2.0, "prior_prob": 0.01, "normalizer": "ema", "box_beta": 0.0}
@@ -102,7 +102,7 @@ def test_a_method_that_learns_with_an_optimizer_of_its_own_is_resumed_bit_equal(
     layout = Layout.of(study)
     whole = train_whole(study, layout)
     train_interrupted(study, layout, 5)
-    (checkpoint,) = layout.scratch(EXPERIMENT).glob("*/checkpoint.pt")
+    (checkpoint,) = layout.scratch(EXPERIMENT).glob("*/step-*.pt")
     content = torch.load(checkpoint, weights_only=True)
     common, adam = content["optimizers"]
     own = [name for name in content["model"] if name.startswith("methods.dense.network.")]
@@ -150,7 +150,7 @@ def test_killed_process_is_resumed_bit_equal(workspace, config, make_study):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not list(layout.scratch(EXPERIMENT).glob("*/checkpoint.pt")):
+    while process.poll() is None and not list(layout.scratch(EXPERIMENT).glob("*/step-*.pt")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -175,11 +175,15 @@ def test_state_of_another_configuration_is_not_resumed(workspace, make_study):
     assert outputs(layout) == whole
 
 
+def fingerprint(study, experiment=EXPERIMENT):
+    return record.fingerprint(record.origin(study, Layout.of(study), experiment))
+
+
 class TestFingerprint:
     @pytest.fixture
     def key(self, workspace, make_study):
         study = make_study()
-        return record.fingerprint(study, Layout.of(study), EXPERIMENT)
+        return fingerprint(study)
 
     @pytest.mark.parametrize(
         "changes",
@@ -194,7 +198,7 @@ class TestFingerprint:
     )
     def test_differs_with_what_determines_a_training(self, key, make_study, changes):
         study = make_study(**changes)
-        assert record.fingerprint(study, Layout.of(study), EXPERIMENT) != key
+        assert fingerprint(study) != key
 
     @pytest.mark.parametrize(
         "changes",
@@ -209,7 +213,7 @@ class TestFingerprint:
     )
     def test_is_the_same_whatever_else_changes(self, key, make_study, changes):
         study = make_study(**changes)
-        assert record.fingerprint(study, Layout.of(study), EXPERIMENT) == key
+        assert fingerprint(study) == key
 
     def test_differs_with_each_of_its_methods_and_with_its_detector(self, workspace, make_study):
         changes = [
@@ -219,14 +223,14 @@ class TestFingerprint:
             {"detectors": {"faster_rcnn": DETECTOR | {"short_side": 48}}},
         ]
         studies = [make_study(**merged(ADDED, change)) for change in changes]
-        keys = {record.fingerprint(study, Layout.of(study), "two-stage") for study in studies}
+        keys = {fingerprint(study, "two-stage") for study in studies}
         assert len(keys) == len(changes)
 
     def test_differs_with_the_data(self, key, make_study):
         study = make_study()
         layout = Layout.of(study)
         layout.manifest.write_text(layout.manifest.read_text().replace('"boxes": ', '"boxes": 1'))
-        assert record.fingerprint(study, layout, EXPERIMENT) != key
+        assert fingerprint(study) != key
 
     def test_differs_with_the_code(self, key, make_study, monkeypatch, tmp_path):
         files = record.sources(
@@ -238,7 +242,7 @@ class TestFingerprint:
         monkeypatch.setattr(record, "sources", lambda *modules, root: swapped)
         study = make_study()
         assert len(set(swapped) - set(files)) == 1
-        assert record.fingerprint(study, Layout.of(study), EXPERIMENT) != key
+        assert fingerprint(study) != key
 
 
 def test_second_process_is_refused_with_the_path_of_the_lock(workspace, make_study):
@@ -251,16 +255,3 @@ def test_second_process_is_refused_with_the_path_of_the_lock(workspace, make_stu
     ):
         run(study, layout, EXPERIMENT)
     run(study, layout, EXPERIMENT)  # the lock is free again
-
-
-@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[: len(whole) // 2], lambda whole: b"junk"])
-def test_damaged_checkpoint_is_named(workspace, make_study, damage):
-    study = make_study()
-    layout = Layout.of(study)
-    train_interrupted(study, layout, 3)
-    (checkpoint,) = layout.scratch(EXPERIMENT).glob("*/checkpoint.pt")
-    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
-    with pytest.raises(UserError, match=f"{checkpoint} cannot be read.*delete it and run again"):
-        run(study, layout, EXPERIMENT)
-    checkpoint.unlink()
-    run(study, layout, EXPERIMENT)

@@ -17,7 +17,7 @@ from imbdet.layout import Layout
 from imbdet.methods.cross_entropy import CrossEntropy
 from imbdet.methods.focal import Focal
 from imbdet.training import record
-from imbdet.training import run as training
+from imbdet.training.build import initial_model
 from imbdet.training.run import run
 
 EXPERIMENT = "focal-g2.0"
@@ -49,7 +49,7 @@ def test_equal_seeds_give_equal_weights_to_the_bit_and_others_do_not(workspace, 
 
 def test_methods_start_from_the_same_weights_and_end_at_others(workspace, make_study):
     study = make_study()
-    starts = [training._initial_model(study, Layout.of(study), name).state_dict() for name in study.experiments]
+    starts = [initial_model(study, Layout.of(study), name).state_dict() for name in study.experiments]
     assert all(equal(*starts).values())
     (one, _), (two, _) = (trained(study, name) for name in study.experiments)
     assert not all(equal(one, two).values())
@@ -134,7 +134,7 @@ def test_every_stages_loss_is_compiled_where_the_study_says_so(workspace, make_s
     for compiled in (False, True):
         study = make_study(train={"compile_loss": compiled}, **ADDED)
         for name in study.experiments:
-            model = training._initial_model(study, Layout.of(study), name)
+            model = initial_model(study, Layout.of(study), name)
             assert {method.compiled for method in model.methods.values()} == {compiled}
 
 
@@ -207,6 +207,7 @@ def test_record_of_a_training(workspace, make_study):
     text = layout.training(EXPERIMENT).read_text()
     content = json.loads(text)
     keys = {"study", "experiment", "config", "data_sha256", "code", "versions", "hardware", "steps", "measured"}
+    keys |= {"weights_sha256"}
     assert content.keys() == keys
     assert content["config"]["seed"] == study.seed
     assert content["config"].keys() == {"seed", "data", "detector", "train", "methods"}
@@ -227,8 +228,8 @@ def test_a_detectors_own_training_values_are_those_that_count(workspace, make_st
     values = {"steps": 3, "batch_size": 2, "flip": 0.0}
     own, plain = make_study(detectors={"retinanet": {"train": values}}), make_study(train=values)
     layout = Layout.of(own)
-    fingerprints = [record.fingerprint(study, layout, EXPERIMENT) for study in (own, plain)]
-    assert fingerprints[0] == fingerprints[1] != record.fingerprint(make_study(), layout, EXPERIMENT)
+    origins = [record.origin(study, layout, EXPERIMENT) for study in (own, plain)]
+    assert origins[0] == origins[1] != record.origin(make_study(), layout, EXPERIMENT)
     results = []
     for study in (own, plain):
         weights, rows = trained(study)

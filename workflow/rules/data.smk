@@ -8,6 +8,7 @@ rule data:
         train=layout.annotations("train"),
         val=layout.annotations("val"),
         manifest=layout.manifest,
+        validation=[layout.validation, layout.validation_table],
     log:
         logs / "data.log",
     conda:
@@ -16,7 +17,7 @@ rule data:
         study=str(pipeline.path),
         settings=pipeline.settings("data"),
     shell:
-        "python -m imbdet data {params.study} > {log} 2>&1"
+        "python -m imbdet data {params.study:q} > {log:q} 2>&1"
 
 
 rule census:
@@ -35,4 +36,4 @@ rule census:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("census", wildcards.detector),
     shell:
-        "python -m imbdet census {params.study} {wildcards.detector} > {log} 2>&1"
+        "python -m imbdet census {params.study:q} {wildcards.detector:q} > {log:q} 2>&1"

@@ -20,7 +20,7 @@ rule detect:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("detect", wildcards.experiment),
     shell:
-        "python -m imbdet detect {params.study} {wildcards.experiment} > {log} 2>&1"
+        "python -m imbdet detect {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
 
 
 rule evaluate:
@@ -39,7 +39,7 @@ rule evaluate:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("evaluate", wildcards.experiment),
     shell:
-        "python -m imbdet evaluate {params.study} {wildcards.experiment} > {log} 2>&1"
+        "python -m imbdet evaluate {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
 
 
 rule loss_samples:
@@ -62,7 +62,7 @@ rule loss_samples:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("loss_samples", wildcards.experiment),
     shell:
-        "python -m imbdet loss-samples {params.study} {wildcards.experiment} > {log} 2>&1"
+        "python -m imbdet loss-samples {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
 
 
 rule inspect:
@@ -86,7 +86,7 @@ rule inspect:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("inspect", wildcards.experiment),
     shell:
-        "python -m imbdet inspect {params.study} {wildcards.experiment} > {log} 2>&1"
+        "python -m imbdet inspect {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
 
 
 if pipeline.study.report.funnel:
@@ -108,10 +108,10 @@ if pipeline.study.report.funnel:
         resources:
             gpu=gpu,
         params:
-            arguments=f"{pipeline.path} {two_stage}",
+            arguments=[str(pipeline.path), two_stage],
             settings=pipeline.settings("funnel", two_stage),
         shell:
-            "python -m imbdet funnel {params.arguments} > {log} 2>&1"
+            "python -m imbdet funnel {params.arguments:q} > {log:q} 2>&1"
 
 
 rule examples:
@@ -130,4 +130,4 @@ rule examples:
         study=str(pipeline.path),
         settings=pipeline.settings("examples"),
     shell:
-        "python -m imbdet examples {params.study} > {log} 2>&1"
+        "python -m imbdet examples {params.study:q} > {log:q} 2>&1"

@@ -24,7 +24,7 @@ for figure in figures.names(pipeline.study):
         conda:
             "../envs/imbdet.yaml"
         params:
-            arguments=f"{pipeline.path} {figure}",
+            arguments=[str(pipeline.path), figure],
             settings=pipeline.settings("figure", figure),
         shell:
-            "python -m imbdet figure {params.arguments} > {log} 2>&1"
+            "python -m imbdet figure {params.arguments:q} > {log:q} 2>&1"

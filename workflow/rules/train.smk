@@ -12,6 +12,8 @@ rule train:
         curve=layout.loss_curve("{experiment}"),
     log:
         logs / "{experiment}" / "train.log",
+    # A training that a cluster preempts, or that was asked to stop, resumes from its checkpoint.
+    retries: 2
     conda:
         "../envs/imbdet.yaml"
     threads: network_threads
@@ -21,4 +23,4 @@ rule train:
         study=str(pipeline.path),
         settings=lambda wildcards: pipeline.settings("train", wildcards.experiment),
     shell:
-        "python -m imbdet train {params.study} {wildcards.experiment} > {log} 2>&1"
+        "python -m imbdet train {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"

@@ -1,14 +1,20 @@
-"""Zip and tar archives: checked, read and unpacked without ever writing outside the target folder."""
+"""Zip and tar archives: checked before anything is written, and never written outside the target folder.
+
+Of an archive only the files that the caller names are unpacked. What it says of them is not trusted: names that lead
+out, links, devices, encrypted and repeated files are refused, and sizes that no photograph and no JSON file shrinks to.
+"""
 
 import hashlib
 import lzma
 import os
 import shutil
+import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -16,9 +22,20 @@ from tqdm import tqdm
 
 from imbdet.errors import UserError
 
-# A regular file in an archive: name, size in bytes, and how to open it.
-Member = tuple[str, int, Callable[[], IO[bytes]]]
+# JSON shrinks to a tenth or twentieth, photographs not at all; what is small may shrink as far as it can.
+LARGEST_RATIO = 200
+HARMLESS = 16 << 20  # bytes
 _CORRUPT = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """An entry of an archive that is no folder. size: bytes unpacked. fault: why it must not be unpacked, if so."""
+
+    name: str
+    size: int
+    fault: str | None
+    open: Callable[[], IO[bytes]]
 
 
 def sha256(path: Path) -> str:
@@ -40,12 +57,49 @@ def require_space(folder: Path, size: int, purpose: str) -> None:
 def leads_out(name: str) -> bool:
     """Whether a path of an archive or annotation file would leave the folder that it is put into."""
     parts = name.replace("\\", "/").split("/")
-    return not parts[0] or ".." in parts
+    return not parts[0] or ".." in parts or ":" in parts[0]
+
+
+def read_member(path: Path, name: str) -> bytes:
+    """Return a file of an archive. Raises :class:`UserError` where either is absent or the archive is not sound."""
+    with _members(path) as members:
+        member = _chosen(path, members, {name}).get(name)
+        if member is None:
+            raise UserError(f"archive {path} has no {name}; check that it is the right one")
+        with member.open() as file:
+            return file.read()
+
+
+def unpack(path: Path, targets: Mapping[str, Path]) -> None:
+    """Write the files named in ``targets`` (name in the archive -> path), each whole or not at all.
+
+    A target that is there with the right size is left alone, so that an interrupted run goes on where it stopped; one
+    that the archive lacks is not written. Raises :class:`UserError` for an archive that is missing or corrupt or that
+    has a file that must not be unpacked, and for a disk that is too small for what the archive says, or full.
+    """
+    folders = {target.parent for target in targets.values()}
+    for target in targets.values():
+        if any(target in (folder, *folder.parents) for folder in folders):
+            raise UserError(f"archive {path}: {target} would be a file and a folder; each name must be one of them")
+    with _members(path) as members:
+        found = _chosen(path, members, targets)
+        there = {
+            name for name, m in found.items() if targets[name].is_file() and targets[name].stat().st_size == m.size
+        }
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        if folders:
+            missing = sum(member.size for name, member in found.items() if name not in there)
+            require_space(min(folders), missing, f"unpacking {path}")
+        for name in tqdm(found, path.name, unit="file", disable=None):
+            if name not in there:
+                with found[name].open() as source:
+                    _write(source, targets[name])
 
 
 @contextmanager
-def _members(path: Path) -> Iterator[Iterator[Member]]:
-    """The members of an archive that are regular files, in its order. Its errors become :class:`UserError`."""
+def _members(path: Path) -> Iterator[Iterable[Member]]:
+    """The members of an archive, in its order. Its errors become :class:`UserError`."""
     if not path.is_file():
         raise UserError(f"archive {path} does not exist; check data.path or data.folder")
     try:
@@ -54,15 +108,20 @@ def _members(path: Path) -> Iterator[Iterator[Member]]:
                 yield (_zip_member(archive, entry) for entry in archive.infolist() if not entry.is_dir())
         else:
             with tarfile.open(path) as tar:
-                yield (_tar_member(tar, entry) for entry in tar if entry.isfile())
+                yield (_tar_member(tar, entry) for entry in tar if not entry.isdir())
     except _CORRUPT as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the operating system's, such as a full disk; gzip and bz2 raise a bare OSError
+        if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 raise OSError without a number
+            raise UserError(f"archive {path} cannot be unpacked ({error}); free some space or mend the disk") from error
         raise UserError(f"archive {path} is corrupt or no zip or tar file ({error}); fetch it again") from error
 
 
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
-    return entry.filename, entry.file_size, lambda: archive.open(entry)
+    fault = "encrypted content" if entry.flag_bits & 1 else None
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        fault = "a link"
+    if entry.file_size > HARMLESS + LARGEST_RATIO * entry.compress_size:
+        fault = f"{entry.compress_size:,} bytes that would become {entry.file_size:,}"
+    return Member(entry.filename, entry.file_size, fault, lambda: archive.open(entry))
 
 
 def _tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Member:
@@ -71,43 +130,31 @@ def _tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Member:
         assert file is not None  # extractfile returns None for directories and devices alone
         return file
 
-    return entry.name.removeprefix("./"), entry.size, stream
+    fault = None if entry.isfile() else "a link" if entry.issym() or entry.islnk() else "a device"
+    return Member(entry.name.removeprefix("./"), entry.size, fault, stream)
 
 
-def read_member(path: Path, name: str) -> bytes:
-    """Return a file of an archive. Raises :class:`UserError` where either is absent or the archive is corrupt."""
-    with _members(path) as members:
-        for member, _, stream in members:
-            if member == name:
-                with stream() as file:
-                    return file.read()
-    raise UserError(f"archive {path} has no {name}")
+def _chosen(path: Path, members: Iterable[Member], names: Iterable[str]) -> dict[str, Member]:
+    """Those of these names that there are, in the archive's order. All that follows from its list is checked here.
 
-
-def unpack(path: Path, targets: Mapping[str, Path]) -> None:
-    """Write the files named in ``targets`` (name in the archive -> path), each whole or not at all.
-
-    A target that is there with the right size is left alone, so that an interrupted run goes on where it stopped.
-    Raises :class:`UserError` for an archive that is missing or corrupt, lacks a file or has a name that leads out.
+    The sizes of all members count, also of those that nobody wants: to pass one in a compressed tar is to unpack it.
     """
-    missing = dict(targets)
-    for folder in {target.parent for target in targets.values()}:
-        folder.mkdir(parents=True, exist_ok=True)
-    with _members(path) as members, tqdm(total=len(targets), desc=path.name, unit="file", disable=None) as progress:
-        for name, size, stream in members:
-            if leads_out(name):
-                raise UserError(
-                    f"archive {path} has a file named {name!r}, which leads out of its folder; not unpacked"
-                )
-            target = missing.pop(name, None)
-            if target is None:
-                continue
-            if not target.is_file() or target.stat().st_size != size:
-                with stream() as source:
-                    _write(source, target)
-            progress.update()
-    if missing:
-        raise UserError(f"archive {path} lacks {len(missing)} of {len(targets)} files, first {min(missing)}")
+    wanted, found, total = set(names), dict[str, Member](), 0
+    allowed = HARMLESS + LARGEST_RATIO * path.stat().st_size
+    for member in members:
+        total += member.size
+        fault = member.fault if member.name in wanted else None
+        if leads_out(member.name):
+            fault = "a name that leads out of its folder"
+        elif member.name in found:
+            fault = "a second file of the same name"
+        elif total > allowed:
+            fault = f"files of {total:,} bytes up to here, in an archive of {path.stat().st_size:,}"
+        if fault:
+            raise UserError(f"archive {path}: {member.name!r} is or has {fault}; nothing is unpacked, fetch it anew")
+        if member.name in wanted:
+            found[member.name] = member
+    return found
 
 
 def _write(source: IO[bytes], target: Path) -> None:

@@ -1,77 +1,243 @@
-"""Resumable, verified downloads, and COCO 2017 from its three official archives."""
+"""Downloads that survive a bad network: resumed, verified, never mixed from two versions of a file.
 
+With ``requests`` alone: pooch, which verifies as well, cannot go on with a file after a cut.
+"""
+
+import fcntl
 import os
+import re
 import time
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import requests
+from requests import exceptions
 from tqdm import tqdm
 
-from imbdet.data.archives import require_space
+from imbdet.data.archives import require_space, sha256
+from imbdet.data.coco import read_json
 from imbdet.errors import UserError
+from imbdet.files import write_json
+from imbdet.urls import without_secrets
 
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
+LONGEST_PAUSE = 60.0  # seconds, also where a server's Retry-After asks for more
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
 CHUNK = 1 << 16  # bytes written at a time; a connection that breaks loses less than one chunk
+BUSY = {408, 425, 429}  # answers, beside 500 and above, that another attempt may mend
+HINTS = {
+    401: "check data.base_url, and whether the server wants a password",
+    403: "check data.base_url, and whether the server wants a password or you a proxy (data.proxy)",
+    407: "check user and password of the proxy, in data.proxy or HTTP_PROXY and HTTPS_PROXY",
+}
+_UNUSABLE = (
+    exceptions.InvalidURL,
+    exceptions.MissingSchema,
+    exceptions.InvalidSchema,
+    exceptions.TooManyRedirects,
+)
+T = TypeVar("T")
 
 
 class _Interrupted(Exception):
-    """A failure that another attempt may mend."""
+    """A failure that another attempt may mend, after ``pause`` seconds if the server asks for them."""
+
+    def __init__(self, message: str, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause = pause
 
 
-def fetch(url: str, target: Path) -> None:
-    """Download a zip archive to ``target``, unless it is there.
+def fetch(url: str, target: Path, proxy: str | None = None, expected: str | None = None) -> str:
+    """Download a zip archive to ``target``, unless it is there, and return its SHA-256 in hexadecimal.
 
-    Bytes go to ``target.part`` first, where an interrupted download, of this run or of an earlier one, goes on. The
-    file gets its name once its size and the CRC of every member are right. Raises :class:`UserError` where the server
-    refuses, stays out of reach for :data:`ATTEMPTS` attempts or sends a corrupt archive, and where the disk is full.
+    Bytes go to ``target.part`` first, where an interrupted download, of this run or of an earlier one, goes on if the
+    server still has the same file. The file gets its name once its size and its hash ``expected`` are right or, without
+    a hash, the CRC of every member; what arrives damaged is fetched once more. A study's ``proxy`` goes before those of
+    the environment. Raises :class:`UserError` where the server refuses, stays out of reach for :data:`ATTEMPTS`
+    attempts or sends a damaged file, where another process is at the same download, and where the disk is full.
     """
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    for attempt in range(ATTEMPTS):
+    if not target.exists():
+        part = target.with_name(f"{target.name}.part")
         try:
-            _receive(url, part)
-            break
-        except (_Interrupted, requests.RequestException) as error:
-            if attempt + 1 == ATTEMPTS:
-                raise UserError(
-                    f"{url}: {error} ({ATTEMPTS} attempts); what has arrived is kept in {part}: run the command again, "
-                    "or check data.base_url and the network"
-                ) from error
-            time.sleep(PAUSE * 2**attempt)
-    _verify(url, part)
-    os.replace(part, target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _held(part) as file:
+                _receive_whole(url, file, proxy, expected)
+                os.replace(part, target)
+                _origin(part).unlink(missing_ok=True)
+        except OSError as error:
+            kept = part.stat().st_size if part.exists() else 0
+            raise UserError(
+                f"{without_secrets(url)}: {part} cannot be written ({error.strerror}), {kept} bytes of it are kept; "
+                "free some space or set data.folder to another disk, then run the command again"
+            ) from None
+    found = sha256(target)
+    if expected not in (None, found):
+        raise UserError(
+            f"{target} has sha256 {found}, but data.checksums says {expected}; remove it to fetch it again, "
+            "or correct the study"
+        )
+    return found
 
 
-def _receive(url: str, part: Path) -> None:
-    """One attempt: append to ``part`` where the server can resume, start over where it cannot."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        total = _total(response)
-        if response.status_code == 416:  # nothing to send from there on: complete, or longer than the file
-            if total == have:
-                return
-            part.unlink()
-            raise _Interrupted(f"{part} has {have} bytes, the server's file {total}")
-        if response.status_code >= 500:
-            raise _Interrupted(f"the server answered {response.status_code} {response.reason}")
-        if response.status_code not in (200, 206):
-            raise UserError(f"{url}: the server answered {response.status_code} {response.reason}; check data.base_url")
-        start = have if response.status_code == 206 else 0
-        require_space(part.parent, (total or 0) - start, f"downloading {url}")
-        bar = tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None)
-        with part.open("ab" if start else "wb") as file, bar:
+def fetch_small(url: str, largest: int, proxy: str | None = None) -> bytes:
+    """Download a file of at most ``largest`` bytes into memory, with as many attempts; errors as of :func:`fetch`."""
+
+    def attempt() -> bytes:
+        content = bytearray()
+        with _get(url, {}, proxy) as response:
             for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
+                content += chunk
+                if len(content) > largest:
+                    raise UserError(
+                        f"{without_secrets(url)} is larger than {largest / 1e6:,.1f} MB; check data.base_url"
+                    )
+        return bytes(content)
+
+    return _persist(url, attempt, "")
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[IO[bytes]]:
+    """Open a part for appending, alone: the lock ends with the process, however that ends."""
+    with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat())
+        except BlockingIOError:
+            alone = False
+        if not alone:  # or the other one finished between our two calls, and what we hold has another name by now
+            raise UserError(f"another process is downloading {part}; wait until it has ended, then run this again")
+        yield file
+
+
+def _receive_whole(url: str, file: IO[bytes], proxy: str | None, expected: str | None) -> None:
+    """Fill the part until it is whole and undamaged; a second damaged one is removed and refused."""
+    part = Path(file.name)
+    kept = f"what has arrived is kept in {part}: run the command again, or "
+    for _ in range(2):
+        _persist(url, lambda: _receive(url, file, proxy), kept)
+        file.flush()
+        os.fsync(file.fileno())
+        damage = _damage(part, expected)
+        if damage is None:
+            return
+        file.truncate(0)
+    part.unlink()
+    _origin(part).unlink(missing_ok=True)
+    raise UserError(
+        f"{without_secrets(url)} arrived damaged twice ({damage}); it was removed: run the command again, or check "
+        "data.base_url, data.checksums and data.proxy"
+    )
+
+
+def _persist(url: str, attempt: Callable[[], T], kept: str) -> T:
+    """The result of the first attempt that is not interrupted, with longer and longer pauses between them."""
+    for number in range(ATTEMPTS):
+        try:
+            return attempt()
+        except _UNUSABLE as error:
+            raise UserError(without_secrets(f"{url}: {error}; check data.base_url and data.proxy")) from None
+        except (_Interrupted, requests.RequestException) as error:
+            problem, pause = str(error), max(PAUSE * 2**number, getattr(error, "pause", 0.0))
+        if number + 1 < ATTEMPTS:
+            time.sleep(min(pause, LONGEST_PAUSE))
+    raise UserError(
+        without_secrets(
+            f"{url}: {problem} ({ATTEMPTS} attempts); {kept}check data.base_url, data.proxy and the network"
+        )
+    )
+
+
+@contextmanager
+def _get(url: str, headers: dict[str, str], proxy: str | None) -> Iterator[requests.Response]:
+    """An answer with a file, or a part of it (206), or none of it (416)."""
+    headers = {"Accept-Encoding": "identity", **headers}
+    proxies = {"http": proxy, "https": proxy} if proxy else None
+    with requests.get(url, headers=headers, proxies=proxies, stream=True, timeout=TIMEOUT) as response:
+        status = response.status_code
+        answer = f"the server answered {status} {response.reason}"
+        if status in BUSY or status >= 500:
+            raise _Interrupted(answer, _retry_after(response))
+        if status not in (200, 206, 416):
+            hint = HINTS.get(status, "check data.base_url, and that the server has this file")
+            raise UserError(f"{without_secrets(url)}: {answer}; {hint}")
+        if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
+            raise UserError(
+                f"{without_secrets(url)}: the server answered with a web page in place of the file; "
+                "check data.base_url, data.proxy and whether the network wants a login"
+            )
+        yield response
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds that the server asks to wait, which it gives as a number or as a date; 0 without."""
+    value = response.headers.get("Retry-After", "")
+    if value.isdigit():
+        return float(value)
+    try:
+        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _receive(url: str, file: IO[bytes], proxy: str | None) -> None:
+    """One attempt: append to the part where the server can go on with the same file, start over where it cannot."""
+    file.flush()
+    part = Path(file.name)
+    have = os.fstat(file.fileno()).st_size
+    origin = read_json(_origin(part)) if have and _origin(part).exists() else {}
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    if have and origin.get("version"):
+        headers["If-Range"] = origin["version"]
+    with _get(url, headers, proxy) as response:
+        total = _total(response)
+        status = response.status_code
+        if status == 416 and total == have and not _another(origin, response, total=None):
+            return  # nothing was missing
+        if status != 200 and (_start(response) != have or _another(origin, response, total)):
+            file.truncate(0)
+            raise _Interrupted(f"the server could not go on from byte {have} of the same file")
+        start = have if status == 206 else 0
+        file.truncate(start)
+        require_space(part.parent, (total or 0) - start, f"downloading {without_secrets(url)}")
+        if not start:
+            write_json(_origin(part), {"version": _version(response), "size": total})
+        bar = tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None)
+        with bar:
+            for chunk in response.iter_content(CHUNK):
+                start += file.write(chunk)
                 bar.update(len(chunk))
-    have = part.stat().st_size
-    if total is not None and have != total:
-        raise _Interrupted(f"the connection ended after {have} of {total} bytes")
+    if total not in (None, start):
+        raise _Interrupted(f"the connection ended after {start} of {total} bytes")
+
+
+def _origin(part: Path) -> Path:
+    """Where it stands which version of the server's file a part is of, and that file's size."""
+    return part.with_name(f"{part.name}.json")
+
+
+def _version(response: requests.Response) -> str | None:
+    """What a server calls this version of a file, where that is exact: a strong ETag, or the date of the change."""
+    tag = response.headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
+
+
+def _another(origin: dict[str, Any], response: requests.Response, total: int | None) -> bool:
+    """Whether the server now has another version of the file than the part is of, as far as it tells."""
+    now = {"version": _version(response), "size": total}
+    return any(origin.get(key) is not None and value not in (None, origin[key]) for key, value in now.items())
+
+
+def _start(response: requests.Response) -> int | None:
+    """The position of the first byte of a partial answer."""
+    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
 
 
 def _total(response: requests.Response) -> int | None:
@@ -82,13 +248,14 @@ def _total(response: requests.Response) -> int | None:
     return int(whole) if whole.isdigit() else None
 
 
-def _verify(url: str, part: Path) -> None:
-    """Read every member of a zip against its CRC; a corrupt file is removed, so that the next run fetches it anew."""
+def _damage(part: Path, expected: str | None) -> str | None:
+    """What is wrong with a whole file: its hash or, where that is unknown, the CRC of a member."""
+    if expected is not None:
+        found = sha256(part)
+        return None if found == expected else f"sha256 {found}, but data.checksums says {expected}"
     try:
         with zipfile.ZipFile(part) as archive:
-            problem = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        problem = str(error)
-    if problem is not None:
-        part.unlink()
-        raise UserError(f"{url} arrived as a corrupt zip file ({problem}); it was removed: run the command again")
+            member = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        return f"no zip file: {error}"
+    return f"member {member} has a wrong CRC" if member else None

@@ -16,12 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from imbdet.config import Study
 from imbdet.data.batch import Batch
-from imbdet.data.coco import Annotations, Categories, Ints, read_annotations
+from imbdet.data.coco import Annotations, Categories, read_annotations
+from imbdet.data.table import Ints
 from imbdet.data.transforms import decode, fitted_size, flip, resize
 from imbdet.errors import UserError
 from imbdet.layout import Layout
 from imbdet.seeding import generator, number
 from imbdet.settings import Detector
+from imbdet.signals import obey_parent_alone, signals_held_back
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Split:
     """The prepared images of one split, resized as a detector asks.
 
     With ``crowd: drop`` no region to ignore is handed on. Raises :class:`UserError` for an image that is missing or
-    corrupt; that its size is what the annotation says was checked when the data were prepared.
+    corrupt by now; :mod:`imbdet.data.validate` has checked all of them when the data were prepared.
     """
 
     def __init__(self, detector: Detector, layout: Layout, name: str) -> None:
@@ -146,8 +148,11 @@ def _batches(steps: _Steps, which: Iterable[int], workers: int) -> Iterator[Batc
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
+        worker_init_fn=obey_parent_alone,
     )
-    for batch in loader:
+    with signals_held_back():
+        batches = iter(loader)
+    for batch in batches:
         if isinstance(batch, UserError):
             raise batch
         yield batch

@@ -1,28 +1,26 @@
-"""Make or fetch a study's data set, once: images, normalised annotations, and the manifest that stands for them.
+"""Make or fetch a study's data set, once: images, validated annotations, and the manifest that stands for them.
 
-A stamp in the data folder (``prepared.json``) says for which settings the folder was made. It is what makes a second
-run cheap, and it keeps the images when the annotations alone, which a workflow may delete, have to be made again.
+A stamp in the data folder (``prepared.json``) says for which settings the folder was made and what was found in it. It
+is what makes a second run cheap, and it keeps the images when the annotations alone, which a workflow may delete, have
+to be made again.
 """
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from imbdet import seeding
 from imbdet.config import Study
 from imbdet.data import polygons, shapes, sources
 from imbdet.data.archives import sha256
 from imbdet.data.coco import Annotations, read_annotations, read_json
+from imbdet.data.report import as_table
+from imbdet.data.validate import validate
 from imbdet.errors import UserError
-from imbdet.files import write_json
+from imbdet.files import write_json, write_text
 from imbdet.layout import SPLITS, Layout
 from imbdet.settings import Data
 
@@ -32,27 +30,30 @@ Record = dict[str, Any]
 def prepare(study: Study, layout: Layout) -> None:
     """Make what is missing of a study's data set; does next to nothing where all is there.
 
-    Writes the images and annotations of both splits, then the manifest. Raises :class:`UserError` where a source is
-    missing or corrupt, where the training split has no box, and where the data folder belongs to something else.
+    Writes the images and annotations of both splits, then the manifest and the report of the validation, which is
+    printed. Raises :class:`UserError` where a source is missing or corrupt, where the data have a defect that the
+    study's policy refuses, where the training split has no box, and where the data folder belongs to something else.
     """
-    settings = _settings(study.data)
-    stamp = _read_stamp(layout)
-    known = stamp["manifest"] if stamp and stamp["settings"] == settings else None
-    images_ready = known is not None and all(_holds(layout.images(s), known["splits"][s]) for s in SPLITS)
-    if known is None or not images_ready or not all(_matches(layout.annotations(s), known, s) for s in SPLITS):
-        if not images_ready:
+    stamp, settings = _read_stamp(layout), _settings(study.data)
+    known = stamp if stamp and stamp["settings"] == settings and _images_are_there(stamp, layout) else None
+    if known is None or not _is_judged(known, study.data) or not _annotations_are_there(known, layout):
+        if known is None:
             _claim(settings, stamp, layout)
-            write_json(_stamp(layout), {"settings": settings, "manifest": None})
-        archives = sources.make(study.data, layout, with_images=not images_ready)
-        known = _manifest(study.data, layout, archives, known if images_ready else None)
-        write_json(_stamp(layout), {"settings": settings, "manifest": known})
-    if not layout.manifest.is_file() or read_json(layout.manifest) != known:
-        write_json(layout.manifest, known)
+            write_json(_stamp(layout), {"settings": settings})
+        known = _make(study.data, layout, settings, known)
+        write_json(_stamp(layout), known)
+    for path, record in ((layout.manifest, known["manifest"]), (layout.validation, known["validation"])):
+        if not path.is_file() or read_json(path) != record:
+            write_json(path, record)
+    table = as_table(known["validation"])
+    if not layout.validation_table.is_file() or layout.validation_table.read_text(encoding="utf-8") != table:
+        write_text(layout.validation_table, table)
+    print(table, flush=True)
 
 
 def _settings(data: Data) -> Record:
-    """What the data follow from: for generated ones also the code that draws them."""
-    settings = data.model_dump(mode="json")
+    """What the files of the images follow from: for generated ones also the code that draws them."""
+    settings = data.model_dump(mode="json", exclude={"validation"})
     if data.source == "shapes":
         settings["code"] = [sha256(Path(str(module.__file__))) for module in (seeding, polygons, shapes)]
     return settings
@@ -64,7 +65,7 @@ def _stamp(layout: Layout) -> Path:
 
 def _read_stamp(layout: Layout) -> Record | None:
     stamp = read_json(_stamp(layout)) if _stamp(layout).exists() else None
-    return stamp if isinstance(stamp, dict) and stamp.keys() == {"settings", "manifest"} else None
+    return stamp if isinstance(stamp, dict) and "settings" in stamp else None
 
 
 def _claim(settings: Record, stamp: Record | None, layout: Layout) -> None:
@@ -81,23 +82,45 @@ def _claim(settings: Record, stamp: Record | None, layout: Layout) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _extent(folder: Path) -> list[int]:
+    """How many files a folder has and their size in bytes, which tells a loss or cut (hashing COCO takes minutes)."""
     paths = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
-    return (path for path in paths if path.is_file() and not path.name.startswith("."))
+    sizes = [path.stat().st_size for path in paths if path.is_file() and not path.name.startswith(".")]
+    return [len(sizes), sum(sizes)]
 
 
-def _holds(folder: Path, record: Record) -> bool:
-    """Whether a folder has as many images and bytes as the manifest says (hashing COCO takes minutes)."""
-    sizes = [path.stat().st_size for path in _files(folder)]
-    return [len(sizes), sum(sizes)] == [record["images"], record["image_bytes"]]
+def _images_are_there(stamp: Record, layout: Layout) -> bool:
+    return "extents" in stamp and all(_extent(layout.images(split)) == stamp["extents"][split] for split in SPLITS)
 
 
-def _matches(path: Path, manifest: Record, split: str) -> bool:
-    return path.is_file() and sha256(path) == manifest["splits"][split]["annotations_sha256"]
+def _annotations_are_there(known: Record, layout: Layout) -> bool:
+    files = [(layout.annotations(split), known["manifest"]["splits"][split]) for split in SPLITS]
+    return all(path.is_file() and sha256(path) == record["annotations_sha256"] for path, record in files)
 
 
-def _manifest(data: Data, layout: Layout, archives: dict[str, str], before: Record | None) -> Record:
-    """Source, counts and hashes; where the images stayed as they were, theirs are taken from ``before``."""
+def _is_judged(known: Record, data: Data) -> bool:
+    """Whether the data were validated with the study's policy."""
+    return bool(known["validation"]["policy"] == data.validation.model_dump(mode="json"))
+
+
+def _make(data: Data, layout: Layout, settings: Record, known: Record | None) -> Record:
+    """Make the data set, but for the images where they are ``known``; returns the content of the stamp."""
+    archives = sources.make(data, layout, with_images=known is None)
+    if known is not None:
+        archives = known["manifest"]["archives"] | archives
+    before = known["images"] if known is not None and _is_judged(known, data) else None
+    validation, images = validate(layout, data.validation, before)
+    return {
+        "settings": settings,
+        "manifest": _manifest(data, layout, archives, images),
+        "validation": validation,
+        "images": images,
+        "extents": {split: _extent(layout.images(split)) for split in SPLITS},
+    }
+
+
+def _manifest(data: Data, layout: Layout, archives: dict[str, str], images: Record) -> Record:
+    """Source, counts and hashes. images: by split, as :func:`imbdet.data.validate.validate` returns them."""
     splits = {split: read_annotations(layout.annotations(split)) for split in SPLITS}
     train, val = splits["train"], splits["val"]
     if not len(train.objects):
@@ -110,18 +133,14 @@ def _manifest(data: Data, layout: Layout, archives: dict[str, str], before: Reco
     return {
         # Where the files lie on this machine is nobody else's business: the manifest is equal wherever it is made.
         "source": data.model_dump(mode="json", exclude={"folder", "path"}),
-        "archives": (before["archives"] if before else {}) | archives,
-        "splits": {name: _split_record(split, layout, name, before) for name, split in splits.items()},
+        "archives": archives,
+        "splits": {name: _split_record(split, layout, name, images[name]) for name, split in splits.items()},
         "categories": [{"id": int(i), "name": n} for i, n in zip(categories.ids, categories.names, strict=True)],
         "smallest_box_share": round(float(shares.min()), 6),
     }
 
 
-def _split_record(split: Annotations, layout: Layout, name: str, before: Record | None) -> Record:
-    if before is None:
-        images = _hash_images(layout.images(name), split)
-    else:
-        images = {key: before["splits"][name][key] for key in ("images_sha256", "image_bytes")}
+def _split_record(split: Annotations, layout: Layout, name: str, images: Record) -> Record:
     classes = len(split.categories)
     objects = split.objects
     present = np.zeros((len(split.image_ids), classes), dtype=bool)
@@ -135,36 +154,7 @@ def _split_record(split: Annotations, layout: Layout, name: str, before: Record 
         "boxes": len(objects),
         "crowds": len(split.crowds),
         "annotations_sha256": sha256(layout.annotations(name)),
-        **images,
+        "images_sha256": images["images_sha256"],
+        "image_bytes": images["image_bytes"],
         **{key: dict(zip(map(str, split.categories.ids), n.tolist(), strict=True)) for key, n in by_class.items()},
     }
-
-
-def _hash_images(folder: Path, split: Annotations) -> Record:
-    """sha256 over the sorted lines ``name sha256`` of all images, and their size in bytes."""
-    paths = [folder / name for name in split.file_names]
-    with ThreadPoolExecutor() as pool:
-        checked = pool.map(_check_image, paths, split.image_ids.tolist(), split.sizes.tolist())
-        hashes = tqdm(checked, f"checking {folder.name}", len(paths), unit="image", disable=None)
-        lines = sorted(f"{name} {value}\n" for name, value in zip(split.file_names, hashes, strict=True))
-    return {
-        "images_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
-        "image_bytes": sum(path.stat().st_size for path in paths),
-    }
-
-
-def _check_image(path: Path, image_id: int, size: list[int]) -> str:
-    """sha256 of an image whose header is readable and says ``size`` (height and width), as its annotation does."""
-    try:
-        with Image.open(path) as image:
-            found = [image.height, image.width]
-    except OSError as error:
-        raise UserError(
-            f"image {image_id}: {path} is missing or no image file ({error}); restore or remove it"
-        ) from None
-    if found != size:
-        raise UserError(
-            f"image {image_id}: {path} has {found[0]} x {found[1]} pixels (height x width), "
-            f"but its annotation file says {size[0]} x {size[1]}; correct one of them"
-        )
-    return sha256(path)

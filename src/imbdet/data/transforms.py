@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -26,7 +26,7 @@ def decode(path: Path) -> Tensor:
                 pixels = np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"image {path} is missing; run `python -m imbdet data` with the study's config") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's formats raise almost anything where a file is damaged
         raise UserError(
             f"image {path} cannot be read ({error}); remove it and run `python -m imbdet data` again"
         ) from None

@@ -12,6 +12,7 @@ from imbdet.detectors.base import ImageDetections
 from imbdet.errors import UserError
 from imbdet.evaluation.detections import Detections
 from imbdet.layout import Layout
+from imbdet.settings import Evaluate
 from imbdet.training.checkpoint import load_tensors
 
 
@@ -19,12 +20,17 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     """Write the detections of an experiment's weights."""
     batches = EvaluationBatches(study, layout, experiment, "val")
     model, device = load_trained(study, layout, experiment)
+    detect_all(model, batches, study.evaluate, device).save(layout.detections(experiment))
+
+
+def detect_all(model: Detector, batches: EvaluationBatches, settings: Evaluate, device: torch.device) -> Detections:
+    """Detections of a model in evaluation mode on all images of a split, in pixels of the original images."""
     parts = []
-    for batch in tqdm(batches, desc=f"detect {experiment}", mininterval=5):
-        found = model.detect(batch.to(device), study.evaluate)
+    for batch in tqdm(batches, desc="detect", mininterval=5, leave=False):
+        found = model.detect(batch.to(device), settings)
         for image, image_id, scale in zip(found, batch.image_ids.tolist(), batch.scales, strict=True):
             parts.append(_in_original_pixels(image, image_id, scale, batches.categories))
-    Detections.concatenate(parts).save(layout.detections(experiment))
+    return Detections.concatenate(parts)
 
 
 def load_trained(study: Study, layout: Layout, experiment: str) -> tuple[Detector, torch.device]:

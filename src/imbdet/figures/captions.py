@@ -1,19 +1,23 @@
 """What every caption says in the same words: where the numbers come from, and what they must not be taken for."""
 
 from imbdet.config import Study
+from imbdet.settings import Coco2017Data
 
-COCO = "coco2017"
+
+def is_coco(study: Study) -> bool:
+    """Whether a study's numbers are COCO results: of all its images."""
+    return isinstance(study.data, Coco2017Data) and study.data.subset is None
 
 
 def about(study: Study, images: str) -> str:
     """Return the study, data set, size and seed; ``images`` says which were used, e.g. ``400 validation images``."""
-    warning = "" if study.data.source == COCO else " These are not COCO results."
+    warning = "" if is_coco(study) else " These are not COCO results."
     return f"Study {study.name}: {study.description}; {images}; seed {study.seed}.{warning}"
 
 
 def badge(study: Study) -> str:
     """Return the few words that stand above every picture about a study."""
-    return f"study {study.name}" + ("" if study.data.source == COCO else " · not COCO")
+    return f"study {study.name}" + ("" if is_coco(study) else " · not COCO")
 
 
 def rst(text: str) -> str:

@@ -79,7 +79,7 @@ def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:
     sources = data.dropna(subset="published_table")[[f"published_{key}" for key in SOURCE]].drop_duplicates()
     theirs = "; ".join(f"{paper}, table {table}, {on}, {setting}" for paper, table, on, setting in sources.to_numpy())
     ours = data.dropna(subset="measured_experiment").iloc[0]
-    elsewhere = "" if study.data.source == captions.COCO else "on other data, "
+    elsewhere = "" if captions.is_coco(study) else "on other data, "
     detector = "detector" if data["measured_detector"].nunique() == 1 else "detectors"
     return (
         f"{what}, published beside measured, in percent. Published: {theirs}. Measured: "

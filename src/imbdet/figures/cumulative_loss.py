@@ -20,13 +20,13 @@ HARD_FOREGROUND, HARD_BACKGROUND = 0.2, 0.001
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The curves of one experiment, its evaluation (label) and the manifest (the number of images)."""
-    name = study.report.cumulative_loss
+    (name,) = study.report.cumulative_loss
     return [layout.cumulative_loss(name), layout.evaluation(name), layout.manifest]
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """The experiment's curves as they are, with its label and the number of images that were sampled."""
-    name = study.report.cumulative_loss
+    (name,) = study.report.cumulative_loss
     curves = records.read_csv(layout.cumulative_loss(name), COLUMNS)
     label = records.read_json(layout.evaluation(name))["label"]
     return curves.assign(label=label, images=records.images(layout, "val"))

@@ -5,8 +5,8 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,21 @@ from tqdm import tqdm
 from imbdet.data.batch import Batch
 from imbdet.errors import UserError
 from imbdet.settings import Train
+from imbdet.signals import StopRequest
 from imbdet.training.checkpoint import State
 from imbdet.training.process import Process
+
+
+class NonFinite(UserError):
+    """A loss that is not finite: at which step (from 1) and with which values by name."""
+
+    def __init__(self, step: int, terms: dict[str, float], images: list[int]) -> None:
+        listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        super().__init__(
+            f"step {step}: the loss is not finite ({listed}); images {images}. The weights were not changed by this "
+            "step. Lower train.optimizer.lr, set train.clip_norm, or look at these images' boxes"
+        )
+        self.step, self.terms = step, terms
 
 
 def train(
@@ -25,37 +38,32 @@ def train(
     batches: Iterable[Batch],
     settings: Train,
     process: Process,
-    checkpoint: Path,
+    stop: StopRequest,
+    keep: Callable[[State], None],
+    validate: Callable[[State], None],
     log: Callable[[dict[str, float]], None],
 ) -> float:
-    """Train from ``state.step`` to the last step and return the seconds it took.
+    """Train from ``state.step`` to the last step, or to the one at which a stop was asked for; return the seconds.
 
     ``network(batch)`` gives the losses by name: the state's model, or the same wrapped for several processes. Every
     ``log_every`` steps the mean of each loss over these steps and all processes goes to ``log`` and to the state's
-    curve; every ``checkpoint_every`` steps the first process saves the state. Raises :class:`UserError` where a loss
-    is not finite, before the step is taken.
+    curve; every ``checkpoint_every`` steps, and before a stop, ``keep`` is called, in all processes;
+    so is ``validate`` every ``evaluate_every`` steps. A stop that one
+    process is asked for is one of all, after the same step. Raises :class:`NonFinite` before the step is taken, with
+    the state as it was before, and :class:`UserError` where the device has too little memory.
     """
     started = time.perf_counter()
     parameters = [p for p in network.parameters() if p.requires_grad]
-    autocast = torch.autocast(process.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     network.train()
-    for loaded in _progress(batches, state, settings, process):
-        batch = loaded.to(process.device, non_blocking=True)
-        with autocast:
-            losses = network(batch)
-        total = torch.stack(list(losses.values())).sum()
-        values = _read_later(process.mean(torch.stack([*losses.values(), total]).detach()))
-        for optimizer in state.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        terms = dict(zip([*losses, "total"], values(), strict=True))
-        _refuse_non_finite(terms, batch, state.step)
-        if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        rate = state.optimizers[0].param_groups[0]["lr"]
-        for optimizer, schedule in zip(state.optimizers, state.schedules, strict=True):
-            optimizer.step()
-            schedule.step()
+    for batch in _progress(batches, state, settings, process):
+        with _memory_explained(batch, state.step + 1):
+            terms, stopping = _backward(state, network, batch, settings, process, stop)
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            rate = state.optimizers[0].param_groups[0]["lr"]
+            for optimizer, schedule in zip(state.optimizers, state.schedules, strict=True):
+                optimizer.step()
+                schedule.step()
         state.step += 1
         state.unlogged.append(terms)
         if state.step % settings.log_every == 0 or state.step == settings.steps:
@@ -63,13 +71,40 @@ def train(
             state.curve.append(row)
             state.unlogged.clear()
             log(row)
-        if process.first and state.step % settings.checkpoint_every == 0 and state.step < settings.steps:
-            state.save(checkpoint)
+        if settings.evaluate_every and state.step % settings.evaluate_every == 0:
+            validate(state)
+        if (stopping or state.step % settings.checkpoint_every == 0) and state.step < settings.steps:
+            keep(state)
+        if stopping:
+            break
     return time.perf_counter() - started
 
 
-def curve_csv(curve: list[dict[str, float]]) -> str:
-    """The rows of a loss curve as CSV."""
+def _backward(
+    state: State, network: nn.Module, loaded: Batch, settings: Train, process: Process, stop: StopRequest
+) -> tuple[dict[str, float], bool]:
+    """Compute the gradients of a batch. Returns the losses by name and whether any process was asked to stop."""
+    batch = loaded.to(process.device, non_blocking=True)
+    before = [buffer.clone() for buffer in network.buffers()]
+    with torch.autocast(process.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        losses = network(batch)
+    total = torch.stack(list(losses.values())).sum()
+    asked = total.detach().new_full((), stop.signal is not None)  # with the losses: no process stops alone
+    values = _read_later(process.mean(torch.stack([*losses.values(), total, asked]).detach()))
+    for optimizer in state.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    *numbers, stopping = values()
+    terms = dict(zip([*losses, "total"], numbers, strict=True))
+    if not all(map(math.isfinite, numbers)):
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
+        raise NonFinite(state.step + 1, terms, loaded.image_ids.tolist())
+    return terms, stopping > 0
+
+
+def curve_csv(curve: Sequence[Mapping[str, float | None]]) -> str:
+    """The rows of a curve as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(curve[0]), lineterminator="\n")
     writer.writeheader()
@@ -100,14 +135,21 @@ def _read_later(values: Tensor) -> Callable[[], list[float]]:
     return wait
 
 
-def _refuse_non_finite(terms: dict[str, float], batch: Batch, step: int) -> None:
-    if all(map(math.isfinite, terms.values())):
-        return
-    listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-    raise UserError(
-        f"step {step + 1}: the loss is not finite ({listed}); images {batch.image_ids.tolist()}. The weights were not "
-        "changed by this step. Lower train.optimizer.lr, set train.clip_norm, or look at these images' boxes"
-    )
+@contextmanager
+def _memory_explained(batch: Batch, step: int) -> Iterator[None]:
+    """Turn PyTorch's error of a full GPU into one that names the step's images and what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        height, width = batch.images.shape[-2:]
+        largest = int(batch.sizes.prod(dim=1).argmax())
+        own_height, own_width = batch.sizes[largest].tolist()
+        raise UserError(
+            f"step {step}: out of GPU memory with {len(batch)} images padded to {height} x {width} pixels (images "
+            f"{batch.image_ids.tolist()}; the largest is {int(batch.image_ids[largest])} with {own_height} x "
+            f"{own_width}). Lower train.batch_size or the detector's short_side and long_side, or set train.precision "
+            f"to bf16; checkpoints are intact. PyTorch says: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _progress(batches: Iterable[Batch], state: State, settings: Train, process: Process) -> Iterator[Batch]:

@@ -46,3 +46,30 @@ def join_processes() -> Iterator[Process]:
         yield Process(rank, world_size, device)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Have PyTorch use deterministic algorithms, so that one GPU gives equal bits at each run; slower.
+
+    On a CPU equal settings give equal bits anyhow. On a GPU they do with this, but for what PyTorch has no
+    deterministic kernel for; it then warns and names the operator, rather than ending the run. By its documentation
+    these of the project's operators are concerned:
+
+    - ``scatter_reduce`` with amax and amin (assigners, noisy anchors), whose result no order of the threads changes;
+    - the backward pass of ``roi_align``, for which torchvision takes its much slower implementation in Python.
+
+    Sums over several processes are equal to the bit only for an equal number of them on the same machines.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark

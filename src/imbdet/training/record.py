@@ -20,20 +20,40 @@ PACKAGES = ("torch", "torchvision", "numpy", "pycocotools")
 
 
 def configuration(study: Study, experiment: str) -> dict[str, Any]:
-    """The parts of a study that determine one training."""
-    return {
+    """The parts of a study that determine one training, and all that a rerun needs."""
+    settings = study.training(experiment)
+    evaluate = {"evaluate": study.evaluate.model_dump(mode="json")} if settings.evaluate_every else {}
+    return evaluate | {
         "seed": study.seed,
         "data": study.data.model_dump(mode="json"),
-        "train": study.training(experiment).model_dump(mode="json"),
+        "train": settings.model_dump(mode="json"),
         "detector": study.detector(experiment).model_dump(mode="json", exclude={"train"}),
         "methods": study.experiment(experiment).methods,
     }
 
 
-def fingerprint(study: Study, layout: Layout, experiment: str) -> str:
-    """Hash of a training's configuration, data and code."""
-    parts = [configuration(study, experiment), sha256_of(layout.manifest), code_sha256(study, experiment)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+def origin(study: Study, layout: Layout, experiment: str) -> dict[str, Any]:
+    """What a training is determined by: its configuration and the hashes of its data and code, as JSON has them."""
+    parts = {
+        "config": configuration(study, experiment),
+        "data_sha256": sha256_of(layout.manifest),
+        "code_sha256": code_sha256(study, experiment),
+    }
+    result: dict[str, Any] = json.loads(json.dumps(parts))
+    return result
+
+
+def fingerprint(origin: dict[str, Any]) -> str:
+    """Hash of what determines a training."""
+    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(there: Any, here: Any, key: str = "") -> list[str]:
+    """Each value that differs between two nested mappings, such as ``train.steps: 6 there, 7 here``."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted(there.keys() | here.keys())
+        return [line for k in keys for line in differences(there.get(k), here.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if there == here else [f"{key.removeprefix('config.')}: {there} there, {here} here"]
 
 
 def sha256_of(path: Path) -> str:

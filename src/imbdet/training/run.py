@@ -1,67 +1,101 @@
 """``python -m imbdet train STUDY EXPERIMENT``: one experiment, from prepared data to weights, loss curve and record."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imbdet.config import Study
-from imbdet.data.facts import read_facts
 from imbdet.data.loader import TrainingBatches
-from imbdet.detectors import Detector, build_detector
 from imbdet.errors import UserError
-from imbdet.files import write_bytes, write_json, write_text
+from imbdet.files import remove_partials, write_bytes, write_json, write_text
 from imbdet.layout import Layout
-from imbdet.seeding import number
+from imbdet.signals import StopRequest, stop_requests
 from imbdet.training import record
-from imbdet.training.checkpoint import State, scratch_folder, serialise
-from imbdet.training.loop import curve_csv, train
-from imbdet.training.optimizer import build_optimizers, build_schedule
-from imbdet.training.process import Process, join_processes
+from imbdet.training.build import initial_state
+from imbdet.training.checkpoint import State, serialise
+from imbdet.training.loop import NonFinite, curve_csv, train
+from imbdet.training.process import Process, deterministic, join_processes
+from imbdet.training.scratch import Checkpoints, scratch_folder
+from imbdet.training.validation import validate
 
 
 def run(study: Study, layout: Layout, experiment: str) -> None:
     """Train one experiment, resuming where an interrupted run of the same configuration stopped.
 
-    Raises :class:`UserError` for bad input, a loss that is not finite, or another process training the same.
+    After SIGTERM or SIGINT the step is finished and a checkpoint written, then SystemExit is raised with 143 or 130.
+    Raises :class:`UserError` for bad input, a loss that is not finite, a full disk or GPU, or another process training
+    the same.
     """
     if not layout.manifest.exists():
         raise UserError(f"{layout.manifest} does not exist; `python -m imbdet data` with the study's config makes it")
-    with join_processes() as process:
+    settings = study.training(experiment)
+    with stop_requests() as stop, deterministic(settings.deterministic), join_processes() as process:
         batches = TrainingBatches(study, layout, experiment, process.rank, process.world_size)
-        model = _initial_model(study, layout, experiment).to(process.device)
-        # Convolutions are faster so on both kinds of device, and the heads' outputs become views, not copies.
-        model = model.to(memory_format=torch.channels_last)
-        settings = study.training(experiment)
-        optimizers = build_optimizers(model, settings)
-        state = State(model, optimizers, [build_schedule(optimizer, settings) for optimizer in optimizers])
-        key = record.fingerprint(study, layout, experiment)
-        root = layout.scratch(experiment)
+        state = initial_state(study, layout, experiment, process.device)
+        origin = record.origin(study, layout, experiment)
+        root, key = layout.scratch(experiment), record.fingerprint(origin)
         with scratch_folder(root, key) if process.first else nullcontext(root / key) as folder:
-            checkpoint = folder / "checkpoint.pt"
-            if checkpoint.exists():
-                state.load(checkpoint, process.device)
-                print(f"{experiment}: resumed at step {state.step} of {settings.steps}", flush=True)
+            checkpoints = Checkpoints(folder, origin)
+            lines = checkpoints.claim() if process.first else []
+            lines += checkpoints.resume(state)
+            if process.first:
+                for line in lines:
+                    print(f"{experiment}: {line}", flush=True)
             began = state.step
-            network: nn.Module = DistributedDataParallel(model) if process.world_size > 1 else model
-            with _tensorboard(study, experiment, process) as log:
-                seconds = train(state, network, batches.iterate(began), settings, process, checkpoint, log)
+            seconds = _train(study, layout, experiment, state, batches, process, checkpoints, stop)
+            if state.step < settings.steps:
+                if process.first:
+                    print(f"{experiment}: asked to stop; the same command resumes at step {state.step}", flush=True)
+                raise SystemExit(stop.exit_code)
             if process.first:
                 images = (state.step - began) * settings.batch_size
+                if state.validation:
+                    write_bytes(layout.best_weights(experiment), checkpoints.best.read_bytes())
+                    write_text(layout.validation_curve(experiment), curve_csv(state.validation))
                 _write(study, layout, experiment, state, process, seconds, images)
 
 
-def _initial_model(study: Study, layout: Layout, experiment: str) -> Detector:
-    """The untrained detector; equal seeds give equal weights wherever shapes agree, whatever the method."""
-    torch.manual_seed(number(study.seed, "weights"))
-    model = build_detector(study, experiment, read_facts(layout))
-    for stage in study.experiment(experiment).methods:
-        model.method(stage).compiled = study.training(experiment).compile_loss
-    return model
+def _train(
+    study: Study,
+    layout: Layout,
+    experiment: str,
+    state: State,
+    batches: TrainingBatches,
+    process: Process,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> float:
+    """Run the loop; a loss that is not finite leaves a dump. Returns the seconds that the loop took."""
+    settings = study.training(experiment)
+    network: nn.Module = DistributedDataParallel(state.model) if process.world_size > 1 else state.model
+
+    def keep(state: State) -> None:
+        if process.first:
+            checkpoints.keep(state)
+
+    def judge(state: State) -> None:  # the other processes wait for the first one
+        if process.first and validate(study, layout, experiment, state, process.device):
+            write_bytes(checkpoints.best, serialise(state.model.state_dict()))
+
+    try:
+        with _tensorboard(study, experiment, process) as log:
+            return train(state, network, batches.iterate(state.step), settings, process, stop, keep, judge, log)
+    except NonFinite as error:
+        if not process.first:
+            raise
+        facts = {
+            "step": error.step,
+            "image_ids": TrainingBatches(study, layout, experiment).batch_ids(error.step - 1).tolist(),
+            "terms": {name: str(value) for name, value in error.terms.items()},  # JSON has no NaN
+            "seed": study.seed,
+        }
+        path = checkpoints.dump(state, facts)
+        raise UserError(f"{error}. `python -m imbdet replay` repeats this step from {path} and says where") from None
 
 
 @contextmanager
@@ -89,7 +123,11 @@ def _tensorboard(study: Study, experiment: str, process: Process) -> Iterator[Ca
 def _write(
     study: Study, layout: Layout, experiment: str, state: State, process: Process, seconds: float, images: int
 ) -> None:
-    write_bytes(layout.weights(experiment), serialise(state.model.state_dict()))
+    """Write the outputs, the record last: a record is of a training whose other outputs are whole."""
+    weights = serialise(state.model.state_dict())
+    for path in (layout.weights(experiment), layout.loss_curve(experiment), layout.training(experiment)):
+        remove_partials(path.parent, path.name)
+    write_bytes(layout.weights(experiment), weights)
     write_text(layout.loss_curve(experiment), curve_csv(state.curve))
     measured = {
         "seconds": round(seconds, 1),
@@ -108,6 +146,7 @@ def _write(
             "versions": record.versions(),
             "hardware": record.hardware(process.device) | {"processes": process.world_size},
             "steps": state.step,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "measured": measured,
         },
     )

@@ -1,0 +1,135 @@
+"""Defects that an annotation file shows by itself, over all annotations at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imbdet.data.table import Ints, Mask, Table, corners, has_area
+
+EXACT = 1e-5  # pixels: what sums of floats may be off by
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What has a defect.
+
+    rows: [m] int64, ascending rows of the table's images or annotations. ids: [m] int64, theirs, or category ids.
+    first: what is wrong with the first, as a clause for people.
+    """
+
+    rows: Ints
+    ids: Ints
+    first: str
+
+
+Findings = dict[str, Finding]
+
+
+def find(table: Table, rounding: float) -> Findings:
+    """Return all defects of a table by their names in :class:`imbdet.settings.Validation`; empty where there is none.
+
+    Args:
+        rounding: by how many pixels a box may reach out of its image through rounding.
+    """
+    return {**_of_categories(table), **_of_image_ids(table), **_of_annotations(table), **_of_boxes(table, rounding)}
+
+
+def clipped(table: Table) -> NDArray[np.float64]:
+    """[n, 4] boxes (x y width height), cut at the borders of their images and rounded to a millionth of a pixel."""
+    size = table.sizes[table.image_rows][:, ::-1]
+    cut = np.clip(corners(table.boxes), 0, np.tile(size, 2))
+    return np.concatenate([cut[:, :2], cut[:, 2:] - cut[:, :2]], axis=1).round(6)
+
+
+def _of_categories(table: Table) -> Findings:
+    ids = np.unique(table.category_ids)
+    gaps = np.flatnonzero(np.diff(ids) > 1)
+    first = f"no category has id {ids[gaps[0]] + 1}, but others have {ids[0]} to {ids[-1]}" if len(gaps) else ""
+    return {"category_gaps": Finding(gaps, ids[gaps] + 1, first)}
+
+
+def _of_image_ids(table: Table) -> Findings:
+    _, inverse, counts = np.unique(table.image_ids, return_inverse=True, return_counts=True)
+    rows = np.flatnonzero(counts[inverse] > 1)
+    ids = table.image_ids[rows]
+    first = f"image id {ids[0]} stands {counts[inverse[rows[0]]]} times; ids must be unique" if len(rows) else ""
+    return {"duplicate_image_ids": Finding(rows, ids, first)}
+
+
+def _of_annotations(table: Table) -> Findings:
+    """Ids, references and crowds."""
+    ids, images, categories = table.ids, table.images, table.categories
+    return {
+        "duplicate_annotation_ids": _finding(
+            table, ~_is_first([ids]), lambda i: f"annotation id {ids[i]} stands {(ids == ids[i]).sum()} times"
+        ),
+        "unknown_image": _finding(
+            table,
+            ~table.known_image,
+            lambda i: f"annotation {ids[i]} names image {images[i]}, which the file does not list",
+        ),
+        "unknown_category": _finding(
+            table,
+            ~np.isin(categories, table.category_ids),
+            lambda i: f"annotation {ids[i]} names category {categories[i]}, which the file does not list",
+        ),
+        "crowds": _finding(table, table.crowd, lambda i: f"annotation {ids[i]} of image {images[i]} is a crowd"),
+    }
+
+
+def _of_boxes(table: Table, rounding: float) -> Findings:
+    """Numbers that are none, sizes, places and repetitions; of sizes and places a box has one defect at most."""
+    boxes, areas = table.boxes, table.areas
+    finite = np.isfinite(boxes).all(axis=1)
+    negative = (boxes[:, 2:] < 0).any(axis=1)
+    sized = finite & ~negative & has_area(boxes)
+    located = sized & table.known_image
+    inside = clipped(table)
+    reach = np.abs(corners(boxes) - corners(inside)).max(axis=1, initial=0)
+    seen = (reach <= EXACT) | has_area(inside)
+    out = located & seen & (reach > EXACT)
+    numeric = finite & np.isfinite(areas)
+    repeated = finite & ~_is_first([table.images, table.categories, table.crowd, *boxes.T])
+    described = {
+        "negative_size": (finite & negative, "; sizes must not be negative"),
+        "zero_size": (finite & ~negative & ~sized, ", which has no width or height"),
+        "outside": (located & ~seen, ", outside the image's {width} x {height} pixels"),
+        "reaching_out": (out & (reach >= rounding), ", which reaches out of the image's {width} x {height} pixels"),
+        "rounded_out": (out & (reach < rounding), ", which reaches out of the image's {width} x {height} pixels"),
+        "duplicate_boxes": (repeated, ", as an earlier annotation of the same category has"),
+    }
+
+    def box(row: int, fault: str) -> str:
+        height, width = table.sizes[table.image_rows[row]]
+        return table.describe_box(row) + fault.format(width=width, height=height)
+
+    def numbers(row: int) -> str:
+        area = table.content["annotations"][row].get("area")
+        return f"{table.describe_box(row)} and area {area!r}; expected [x, y, width, height] of finite numbers"
+
+    return {
+        "non_finite": _finding(table, ~numeric, numbers),
+        "zero_area": _finding(
+            table, sized & (areas <= 0), lambda i: f"annotation {table.ids[i]} has area {areas[i]}, but its box has one"
+        ),
+        **{name: _finding(table, mask, partial(box, fault=fault)) for name, (mask, fault) in described.items()},
+    }
+
+
+def _finding(table: Table, mask: Mask, describe: Callable[[int], str]) -> Finding:
+    rows = np.flatnonzero(mask)
+    return Finding(rows, table.ids[rows], describe(int(rows[0])) if len(rows) else "")
+
+
+def _is_first(columns: list[NDArray[np.generic]]) -> Mask:
+    """[n] whether a row, made of one value a column, is the first of those that are equal to it."""
+    order = np.lexsort(columns)  # stable: equal rows stay in their order
+    new = np.ones(len(order), dtype=bool)
+    changes = [column[order][1:] != column[order][:-1] for column in columns]
+    new[1:] = np.logical_or.reduce(changes)
+    first: Mask = np.empty(len(order), dtype=bool)
+    first[order] = new
+    return first

@@ -1,0 +1,165 @@
+"""An annotation file as columns, in its own order, defects and all: only its form is checked here."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imbdet.data.archives import leads_out
+from imbdet.data.schema import looks_like
+from imbdet.errors import UserError
+
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+_UNFIT = re.compile(r"[\x00-\x1f\ud800-\udfff]")  # in file names: control characters, halves of characters
+LARGEST = 1e9  # pixels; beyond it a number is no position in an image
+
+
+@dataclass(frozen=True)
+class Table:
+    """The I images, K categories and n annotations of the file ``path``.
+
+    content: the file. image_ids: [I] int64. file_names: I paths inside the split's folder. sizes: [I, 2] int64, height
+    and width, pixels. category_ids: [K] int64. ids, images, categories: [n] int64, ids of annotations, of their images
+    and categories. boxes: [n, 4] float64, x y width height; NaN where the file has something else. areas: [n] float64,
+    the box's where the file has none, NaN where it is no number. crowd: [n] bool.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    image_ids: Ints
+    file_names: tuple[str, ...]
+    sizes: Ints
+    category_ids: Ints
+    ids: Ints
+    images: Ints
+    categories: Ints
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    crowd: Mask
+
+    @property
+    def known_image(self) -> Mask:
+        """[n] whether the image of an annotation is listed."""
+        return np.isin(self.images, self.image_ids)
+
+    @property
+    def image_rows(self) -> Ints:
+        """[n] int64, the row of each annotation's image; of the first image that has the id, any row for unknown."""
+        order = np.argsort(self.image_ids, kind="stable")
+        place = np.searchsorted(self.image_ids[order], self.images)
+        return order[np.minimum(place, len(order) - 1)]
+
+    def describe_box(self, row: int) -> str:
+        """``annotation 6 of image 10 has bbox [0, 0, 1]``, for messages."""
+        box = self.content["annotations"][row].get("bbox")
+        return f"annotation {self.ids[row]} of image {self.images[row]} has bbox {box!r}"
+
+
+def read_table(content: Any, path: Path) -> Table:
+    """Turn the content of a COCO annotation file into columns.
+
+    Raises :class:`UserError`, naming file, record and value, for content of another schema; for ids and sizes that are
+    no integers; for sizes below one pixel; for file names that lead out of their folder or stand for several images;
+    for category ids that are repeated, and where there is no image or category.
+    """
+    images, categories, records = (_records(content, key, path) for key in ("images", "categories", "annotations"))
+    if not images or not categories:
+        raise UserError(f"{path}: 'images' and 'categories' must not be empty")
+    image_ids = _column(images, "id", "image", path)
+    sizes = np.stack([_column(images, key, "image", path) for key in ("height", "width")], axis=1)
+    if (sizes < 1).any():
+        i = int(np.argmin(sizes.min(axis=1)))
+        raise UserError(f"{path}: image {image_ids[i]} has height and width {sizes[i].tolist()}; expected at least 1")
+    category_ids = _column(categories, "id", "category", path)
+    for value, count in Counter(category_ids.tolist()).items():
+        if count > 1:
+            raise UserError(f"{path}: category id {value} stands {count} times; ids must be unique")
+    boxes = np.array([_box(record.get("bbox")) for record in records], dtype=np.float64).reshape(len(records), 4)
+    areas = np.array([_number(record["area"]) if "area" in record else np.inf for record in records], dtype=np.float64)
+    return Table(
+        path=path,
+        content=content,
+        image_ids=image_ids,
+        file_names=_file_names(images, path),
+        sizes=sizes,
+        category_ids=category_ids,
+        ids=_column(records, "id", "annotation", path),
+        images=_column(records, "image_id", "annotation", path),
+        categories=_column(records, "category_id", "annotation", path),
+        boxes=boxes,
+        areas=np.where(np.isinf(areas), boxes[:, 2] * boxes[:, 3], areas),
+        crowd=_crowds(records, path),
+    )
+
+
+def corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[n, 4] x y width height to xyxy."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def has_area(boxes: NDArray[np.float64]) -> Mask:
+    """[n] whether boxes (x y width height) have width and height in single precision, which detectors train in."""
+    xyxy = corners(boxes).astype(np.float32)
+    return (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+
+
+def _box(value: Any) -> list[float]:
+    if not isinstance(value, list) or len(value) != 4:
+        return [np.nan] * 4
+    return [_number(number) for number in value]
+
+
+def _number(value: Any) -> float:
+    """A finite number of JSON as float; NaN for all else, also for what no image is large enough for."""
+    return float(value) if type(value) in (int, float) and abs(value) < LARGEST else np.nan
+
+
+def _records(raw: Any, key: str, path: Path) -> list[Any]:
+    records = raw.get(key) if isinstance(raw, dict) else None
+    other = looks_like(raw)
+    if other or not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        hint = f"; it looks like {other}" if other else ""
+        raise UserError(f"{path} is no COCO annotation file: it needs a list of records under {key!r}{hint}")
+    return records
+
+
+def _column(records: list[Any], key: str, what: str, path: Path) -> Ints:
+    """An integer of each record, [n] int64."""
+    values = [record.get(key) for record in records]
+    for record, value in zip(records, values, strict=True):
+        if type(value) is not int or not -(2**63) <= value < 2**63:
+            name = f"{what} {record['id']}" if key != "id" and "id" in record else f"{what} {str(record)[:80]}"
+            raise UserError(f"{path}: {name} has {key} {value!r}; expected an integer")
+    return np.array(values, dtype=np.int64)
+
+
+def _crowds(records: list[Any], path: Path) -> Mask:
+    values = [record.get("iscrowd", 0) for record in records]
+    for record, value in zip(records, values, strict=True):
+        if value not in (0, 1):
+            raise UserError(f"{path}: annotation {record['id']} has iscrowd {value!r}; expected 0 or 1")
+    return np.array(values, dtype=bool)
+
+
+def _file_names(images: list[Any], path: Path) -> tuple[str, ...]:
+    names = tuple(record.get("file_name") for record in images)
+    for record, name in zip(images, names, strict=True):
+        if not isinstance(name, str) or leads_out(name) or _UNFIT.search(name):
+            raise UserError(f"{path}: image {record['id']} has file_name {name!r}; expected a path inside its folder")
+    repeated = [name for name, ids in _ids_by_name(images).items() if len(ids) > 1]
+    if repeated:
+        raise UserError(f"{path}: file_name {repeated[0]!r} stands more than once; each image needs its own file")
+    return names
+
+
+def _ids_by_name(images: list[Any]) -> dict[str, set[int]]:
+    """The ids of each file name: a record that is repeated as it is has a repeated id, which is another defect."""
+    ids: dict[str, set[int]] = {}
+    for record in images:
+        ids.setdefault(record["file_name"], set()).add(record["id"])
+    return ids

@@ -1,0 +1,86 @@
+"""AP while training: the rows are those of the weights at that step, and training does not notice."""
+
+import csv
+
+import pytest
+import torch
+from test_resume import EXPERIMENT, outputs, train_interrupted
+
+from imbdet.evaluation import detect
+from imbdet.evaluation.detections import Detections
+from imbdet.layout import Layout
+from imbdet.training import validation
+from imbdet.training.run import run
+
+EVERY = {"evaluate_every": 2, "steps": 6, "optimizer": {"lr": 0.05}}
+
+
+def rows_of(layout):
+    with layout.validation_curve(EXPERIMENT).open() as file:
+        return [(int(row["step"]), row["AP"], row["AP50"], row["AP75"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """Let the evaluations give these values of AP in turn, and note on how many detections."""
+    seen = []
+
+    def score(truth, detections, limit):
+        seen.append(len(detections))
+        return {"AP": values.pop(0), "AP50": 0.5, "AP75": None}
+
+    values = []
+    monkeypatch.setattr("imbdet.evaluation.fast.average_precision", score)
+    return values, seen
+
+
+def test_without_being_asked_nothing_is_written(workspace, make_study):
+    layout = Layout.of(make_study())
+    run(make_study(), layout, EXPERIMENT)
+    assert not layout.validation_curve(EXPERIMENT).exists()
+    assert not layout.best_weights(EXPERIMENT).exists()
+
+
+@pytest.mark.promise("Evaluating while training changes no weight", "law")
+def test_weights_are_equal_with_and_without(workspace, make_study):
+    layout = Layout.of(make_study())
+    run(make_study(train={"optimizer": EVERY["optimizer"]}), layout, EXPERIMENT)
+    without = outputs(layout)
+    run(make_study(train=EVERY), layout, EXPERIMENT)
+    assert outputs(layout) == without
+    assert [row[0] for row in rows_of(layout)] == [2, 4, 6]
+
+
+def test_the_best_weights_are_kept_also_over_an_interruption(workspace, make_study, scores):
+    values, seen = scores
+    layout, study = Layout.of(make_study()), make_study(train=EVERY)
+    values[:] = [0.1, 0.3]
+    train_interrupted(study, layout, 5)
+    best = next(layout.scratch(EXPERIMENT).glob("*/best.pt")).read_bytes()
+    fourth = torch.load(next(layout.scratch(EXPERIMENT).glob("*/step-00000004.pt")), weights_only=True)["model"]
+    values[:] = [0.2]
+    run(study, layout, EXPERIMENT)
+    assert rows_of(layout) == [(2, "0.1", "0.5", ""), (4, "0.3", "0.5", ""), (6, "0.2", "0.5", "")]
+    assert layout.best_weights(EXPERIMENT).read_bytes() == best
+    kept = torch.load(layout.best_weights(EXPERIMENT), weights_only=True)
+    assert all(torch.equal(kept[name], fourth[name]) for name in fourth)
+    assert len(seen) == 3
+
+
+def test_detections_are_those_of_the_detect_command(workspace, make_study, monkeypatch):
+    """Of the last step, whose weights the command reads."""
+    found = []
+    complete = detect.detect_all
+    layout, study = Layout.of(make_study()), make_study(train=EVERY)
+    with monkeypatch.context() as patch:
+        patch.setattr(detect, "detect_all", lambda *args: found.append(complete(*args)) or found[-1])
+        run(study, layout, EXPERIMENT)
+    detect.run(study, layout, EXPERIMENT)
+    commands = Detections.load(layout.detections(EXPERIMENT))
+    assert len(found) == 3
+    assert (found[-1].score == commands.score).all()
+    assert (found[-1].bbox == commands.bbox).all()
+
+
+def test_no_ap_is_less_than_any():
+    assert validation._ap({"AP": None}) < validation._ap({"AP": 0.0})
