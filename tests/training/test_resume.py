@@ -204,6 +204,7 @@ class TestFingerprint:
         "changes",
         [
             {"description": "other words"},
+            {"train": {"workers": 2, "checkpoint_every": 3, "tensorboard": True}},
             {"experiments": {EXPERIMENT: {"label": "another label"}}},
             {"experiments": {"ce": {"methods": {"dense": FOCAL}}}},
             ADDED,

@@ -16,6 +16,7 @@ from imbdet.config import Study, method_modules
 from imbdet.layout import Layout
 from imbdet.sources import sources
 
+HOW = ("workers", "checkpoint_every", "tensorboard")  # values of train that change how a training runs, not its result
 PACKAGES = ("torch", "torchvision", "numpy", "pycocotools")
 
 
@@ -34,8 +35,9 @@ def configuration(study: Study, experiment: str) -> dict[str, Any]:
 
 def origin(study: Study, layout: Layout, experiment: str) -> dict[str, Any]:
     """What a training is determined by: its configuration and the hashes of its data and code, as JSON has them."""
+    config = configuration(study, experiment)
     parts = {
-        "config": configuration(study, experiment),
+        "config": config | {"train": {key: value for key, value in config["train"].items() if key not in HOW}},
         "data_sha256": sha256_of(layout.manifest),
         "code_sha256": code_sha256(study, experiment),
     }
