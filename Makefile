@@ -22,7 +22,7 @@ test: env ## run the tests
 	python -m pytest -n 2 --dist loadfile
 
 promises: env ## write down what the tests with a promise show, and its page
-	python -m pytest -n 2 --dist loadfile -m "promise and not soak" --promises results/promises.json
+	python -m pytest -n 2 --dist loadfile -m "promise and not soak" --promises=results/promises.json
 	python docs/build.py
 
 soak: env ## kill the training of every method twenty times, and the pipeline, and compare: takes many minutes

@@ -69,6 +69,7 @@ def test_settings_are_the_values_in_the_file(tiny: Pipeline) -> None:
     settings = json.loads(tiny.settings("evaluate", "focal-g2.0"))
     assert settings == {
         "description": raw["description"],
+        "data.source": raw["data"]["source"],
         "seed": raw["seed"],
         "evaluate.detections_per_image": raw["evaluate"]["detections_per_image"],
         "evaluate.operating_score": raw["evaluate"]["operating_score"],

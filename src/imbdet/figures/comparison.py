@@ -77,7 +77,12 @@ def _measured(layout: Layout, name: str, describe: Callable[[records.Record], Ma
 def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:
     """Say what each side was measured on, and that the two are no competition; ``note`` says more of the columns."""
     sources = data.dropna(subset="published_table")[[f"published_{key}" for key in SOURCE]].drop_duplicates()
-    theirs = "; ".join(f"{paper}, table {table}, {on}, {setting}" for paper, table, on, setting in sources.to_numpy())
+    theirs = "; ".join(
+        f"{paper}, table {table:g}, {on}, {setting}"
+        if isinstance(table, float)  # a number that has been through CSV, beside rows without one
+        else f"{paper}, table {table}, {on}, {setting}"
+        for paper, table, on, setting in sources.to_numpy()
+    )
     ours = data.dropna(subset="measured_experiment").iloc[0]
     elsewhere = "" if captions.is_coco(study) else "on other data, "
     detector = "detector" if data["measured_detector"].nunique() == 1 else "detectors"

@@ -41,8 +41,8 @@ def data(layout: Layout, experiments: Sequence[str], table: str, method: str, pu
 
 def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:
     """Say what either side was measured on, and that a measured pair stands below the published ones."""
-    told = "Measured rows have this study's own backbone and schedule, so that they stand below the published ones. "
-    return comparison.caption(study, data, what, told + note)
+    told = "Measured rows have this study's own backbone and schedule, so that none is a published one's equal."
+    return comparison.caption(study, data, what, f"{told} {note}".rstrip())
 
 
 def table(data: "DataFrame", published: Sequence[str]) -> list[Column]:

@@ -17,6 +17,7 @@ from imbdet.layout import Layout
 from imbdet.sources import sources
 
 HOW = ("workers", "checkpoint_every", "tensorboard")  # values of train that change how a training runs, not its result
+INPUTS = (":/src", ":/config", ":/requirements.lock")  # what a run writes is no change of what it was made from
 PACKAGES = ("torch", "torchvision", "numpy", "pycocotools")
 
 
@@ -69,8 +70,8 @@ def code_sha256(study: Study, experiment: str) -> str:
 
 
 def code(study: Study, experiment: str) -> dict[str, Any]:
-    """Commit of the working tree, whether tracked files differ from it, and the hash of the sources."""
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    """Commit of the working tree, whether its code or settings differ from it, and the hash of the sources."""
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", *INPUTS)
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
