@@ -298,7 +298,12 @@ def test_the_funnel_stands_beside_the_anchors_of_the_one_stage_detector(drawn, s
 def test_without_a_one_stage_detector_the_funnel_stands_alone(project, layout):
     raw = fabricate.raw_study()
     chosen = {name: entry for name, entry in raw["experiments"].items() if entry["detector"] == "faster_rcnn"}
-    report = {"cumulative_loss": ["two-focal"], "precision_recall": [], "detections": [], "funnel": ["two-cross_entropy"]}
+    report = {
+        "cumulative_loss": ["two-focal"],
+        "precision_recall": [],
+        "detections": [],
+        "funnel": ["two-cross_entropy"],
+    }
     detectors = {"faster_rcnn": raw["detectors"]["faster_rcnn"]}
     study = fabricate.study(detectors=detectors, experiments=chosen, report=report)
     assert "structure" not in figures.names(study)
