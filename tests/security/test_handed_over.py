@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import time
 from pathlib import Path
 
@@ -92,9 +93,18 @@ FILES = {
 }
 
 
+@pytest.fixture
+def usual_recursion():
+    """Python's own limit of recursion, as commands have it: libraries of tests that ran before may have raised it."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
 @YAML
 @pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
-def test_a_study_that_is_no_study_is_refused_at_once(tmp_path, content, message):
+def test_a_study_that_is_no_study_is_refused_at_once(tmp_path, usual_recursion, content, message):
     path = tmp_path / "mine.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     began = time.monotonic()
