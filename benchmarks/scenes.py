@@ -10,7 +10,7 @@ from imbdet.detectors.anchors import Anchors
 from imbdet.geometry import BoxCoder
 from imbdet.heads import Activation
 from imbdet.samplers import RandomSampler
-from imbdet.samples import Candidates, Samples, dense_candidates, labels_of
+from imbdet.samples import Candidates, Samples, dense_candidates, proposal_candidates
 
 HEIGHT, WIDTH = 640, 512  # pixels
 BOXES = 8  # an image; COCO has 7
@@ -63,21 +63,7 @@ def proposal_samples(images: int, proposals: int, activation: Activation) -> Sam
     boxes = torch.cat([torch.cat([centre - size, centre + size], 2), anywhere], 1).flatten(0, 1)
     image = torch.arange(images).repeat_interleave(proposals)
     matches = FAST_RCNN.match_proposals(boxes, image, truth)
-    candidates = Candidates(
-        priors=boxes,
-        label=labels_of(matches, truth.labels, CLASSES)[0],
-        gt_id=matches.gt_id[0],
-        image_id=image,
-        level=torch.zeros_like(image),
-        prior_iou=matches.iou[0],
-        weight=torch.ones(len(boxes)),
-        multiplicity=matches.multiplicity[0],
-        gt_boxes=truth.boxes,
-        box_coder=BoxCoder((10.0, 10.0, 5.0, 5.0)),
-        num_classes=CLASSES,
-        num_images=images,
-        stage="roi",
-    )
+    candidates = proposal_candidates(boxes, image, matches, truth, BoxCoder((10.0, 10.0, 5.0, 5.0)), CLASSES)
     return predict(candidates, truth, activation, CLASSES, random)
 
 

@@ -1,9 +1,18 @@
-"""Reading the project's Markdown pages."""
+"""Reading the project's Markdown pages, and the script that makes some of them."""
 
+import importlib.util
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+
+
+def load_build():
+    """docs/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def read(name):

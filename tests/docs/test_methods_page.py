@@ -1,6 +1,6 @@
 """The page of the methods is what their docstrings say, and every docstring has the whole block."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
@@ -10,14 +10,6 @@ from imbdet.errors import UserError
 from imbdet.methods import Method
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def build():
-    spec = importlib.util.spec_from_file_location("docs_build_methods", ROOT / "docs" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_page_is_made_from_the_docstrings(build):

@@ -1,12 +1,11 @@
 """docs/metrics.md: the example worked by hand agrees with pycocotools, the generated part with the records."""
 
-import importlib.util
 import re
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from pages import DOCS, ROOT, read, tables
+from pages import ROOT, load_build, read, tables
 
 from imbdet.config import load_study
 from imbdet.errors import UserError
@@ -14,14 +13,6 @@ from imbdet.evaluation.coco_ap import evaluate
 from imbdet.evaluation.detections import Detections
 from imbdet.files import write_json, write_text
 from imbdet.layout import Layout
-
-
-def load_build():
-    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 BUILD = load_build()
 BOXES, FOUND, THRESHOLDS, POINT = tables(read("metrics.md"))[1:5]

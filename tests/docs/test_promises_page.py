@@ -1,7 +1,6 @@
 """The page of promises is what the tests have recorded, the record is of tests that exist, and it is large enough."""
 
 import ast
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,14 +9,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = {"soak", "gpu"}  # markers of tests that `make promises` need not have run
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "tests").rglob("*.py"))}
-
-
-@pytest.fixture(scope="module")
-def build():
-    spec = importlib.util.spec_from_file_location("docs_build_promises", ROOT / "docs" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
