@@ -7,7 +7,7 @@ UV = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emi
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test promises lint env record restore figures figures-check lock soak rerun
+.PHONY: help demo demo-seeds sweep study report browser test promises lint env record restore figures figures-check lock soak rerun test-slurm
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -18,6 +18,18 @@ study: env ## run one study: make study STUDY=voc-pilot
 	$(SNAKEMAKE)
 	@echo "Figures and tables are in paper_figures/$(STUDY), the records behind them in results/$(STUDY)."
 
+demo-seeds: ## the demo's experiments on three seeds, with intervals and verdicts
+	$(MAKE) study STUDY=demo-seeds
+
+sweep: ## the generated data with one property changed at a time, and each method's gain
+	$(MAKE) study STUDY=imbalance-sweep
+
+report: env ## a study as one page from its records: make report STUDY=demo
+	python -m imbdet report config/$(STUDY).yaml
+
+browser: ## install the browser in which the report is tested
+	tests/report/install_browser.sh
+
 test: env ## run the tests
 	python -m pytest -n 2 --dist loadfile
 
@@ -25,10 +37,13 @@ promises: env ## write down what the tests with a promise show, and its page
 	python -m pytest -n 2 --dist loadfile -m "promise and not soak" --promises=results/promises.json
 	python docs/build.py
 
+test-slurm: env ## a small study through a Slurm of one node, which this starts: needs root on Debian or Ubuntu
+	tests/slurm/one_node.sh python -m pytest tests/slurm
+
 soak: env ## kill the training of every method twenty times, and the pipeline, and compare: takes many minutes
 	python -m pytest -n 2 --dist loadfile -m soak
 
-rerun: env ## repeat a training from its record alone: make rerun RECORD=results/demo/focal-g2/training.json
+rerun: env ## repeat a training from its record alone: make rerun RECORD=results/demo/focal-g2/seed-1/training.json
 	python -m imbdet rerun $(RECORD)
 
 lint: env ## check style, types and workflow

@@ -15,16 +15,22 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 layout = pipeline.layout
+at = pipeline.patterns  # files of any run: with {seed}, and in a sweep {condition}, for its rule to fill in
 logs = Path("logs") / pipeline.study.name
+condition_logs = logs / "{condition}" if pipeline.study.sweep else logs
+run_logs = condition_logs / "{experiment}" / "seed-{seed}"
 # A network has the GPU to itself, with all cores to feed it. Without one it takes a single core: two trainings side by
 # side are faster than one on two cores, and its results do not depend on how many cores there are.
 gpu = int(has_gpu())
-network_threads = workflow.cores if gpu else 1
+# On a cluster its profile says both, and Snakemake itself has no number of cores.
+network_threads = (workflow.resource_settings.cores or 1) if gpu else 1
 
 
 wildcard_constraints:
     experiment="|".join(map(re.escape, pipeline.study.experiments)),
     detector="|".join(map(re.escape, pipeline.study.detectors)),
+    condition="|".join(map(re.escape, pipeline.study.conditions)),
+    seed=r"\d+",
 
 
 include: "workflow/rules/data.smk"

@@ -32,11 +32,11 @@ import yaml
 from measuring import Subject, extra_bytes, places, ratio, seconds, size, take_turns
 
 from imbdet.assigners import Assigner, Truth
-from imbdet.config import load_study
 from imbdet.files import write_json
 from imbdet.methods import Method, build_method
 from imbdet.samplers import RandomSampler, Sampler
 from imbdet.samples import Samples
+from imbdet.study_file import load_study
 from imbdet.training.record import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,8 @@ from imbdet.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
-RECORDS = [ROOT / "results" / "benchmarks" / f"{name}.json" for name in ("methods", "focal_loss", "evaluation")]
+NAMES = ("methods", "focal_loss", "evaluation", "intervals")
+RECORDS = [ROOT / "results" / "benchmarks" / f"{name}.json" for name in NAMES]
 TARGET = 3  # times the first of the group
 
 HEAD = """\
@@ -96,12 +97,32 @@ WAYS = {
     "fast": "the evaluator for training, AP, AP50 and AP75",
 }
 
+INTERVALS = """
+## Intervals
+
+`python benchmarks/intervals.py`: the paired bootstrap of two methods on a made-up set of the size of val2017,
+{images:,} images with {boxes:,} boxes of {classes} classes, {detections:,} detections of each method and {resamples:,}
+resamples, on {cores} cores. {machine} {repetitions} turns.
+
+The target is {target} s for two methods, matching included, on two cores that do nothing else. CPU is the time of all
+cores together: where they do nothing else, the clock shows no more. The loop was timed for {plain_resamples} resamples
+and its time multiplied up.
+
+"""
+INTERVALS_TARGET = 15
+STEPS = {
+    "two methods": "two methods: matching, resampling, intervals, difference",
+    "matching": "matching of one method",
+    "resampling": "resampling of one method",
+    "plain NumPy": "resampling of one method, a curve for each resample, class and threshold in plain NumPy",
+}
+
 
 def main() -> None:
     write_text(PAGE, page(*(json.loads(path.read_text(encoding="utf-8")) for path in RECORDS)))
 
 
-def page(methods: dict[str, Any], focal: dict[str, Any], evaluation: dict[str, Any]) -> str:
+def page(methods: dict[str, Any], focal: dict[str, Any], evaluation: dict[str, Any], intervals: dict[str, Any]) -> str:
     """The page's text. Each argument is the record of the script of that name (``focal_loss.py``)."""
     parts = [HEAD, METHODS.format(**methods["settings"], machine=_machine(methods))]
     for title, about in GROUPS.items():
@@ -112,6 +133,8 @@ def page(methods: dict[str, Any], focal: dict[str, Any], evaluation: dict[str, A
     machine = _machine(evaluation, ("pycocotools", "faster-coco-eval"))
     about = EVALUATION.format(**evaluation["settings"], machine=machine, target=EVALUATION_TARGET)
     parts.append(about + _evaluation_table(evaluation))
+    about = INTERVALS.format(**intervals["settings"], machine=_machine(intervals, ("numpy",)), target=INTERVALS_TARGET)
+    parts.append(about + _intervals_table(intervals))
     return "".join(parts)
 
 
@@ -159,6 +182,14 @@ def _evaluation_table(record: dict[str, Any]) -> str:
     for row in record["results"][0]["rows"]:
         numbers = f"{row['median_s']:.2f}", f"{row['times_fast']:.1f}", f"{row['largest_difference']:.1g}"
         lines.append([WAYS[row["name"]], *numbers])
+    return _table(lines)
+
+
+def _intervals_table(record: dict[str, Any]) -> str:
+    lines = [["", "s", "CPU, s", "times the resampling", "the same, CPU"]]
+    for row in record["results"][0]["rows"]:
+        times = [f"{row[key]:.1f}" for key in ("median_s", "median_cpu_s", "times_resampling", "cpu_times_resampling")]
+        lines.append([STEPS[row["name"]], *times])
     return _table(lines)
 
 

@@ -1,8 +1,8 @@
 """Write the parts of the pages that come from elsewhere: ``python docs/build.py``.
 
-The worked example of ``docs/metrics.md`` and the README's list of experiments come from the demo's committed records;
-no number of them is typed by hand. ``docs/methods.md`` comes from the methods' docstrings, ``docs/promises.md`` from
-what the tests recorded.
+The worked example of ``docs/metrics.md`` and the README's list of experiments come from the demo's committed records,
+the table of ``docs/gamma.md`` from the data of the demo's figure; no number of them is typed by hand.
+``docs/methods.md`` comes from the methods' docstrings, ``docs/promises.md`` from what the tests recorded.
 """
 
 import ast
@@ -12,16 +12,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from imbdet.config import load_study
 from imbdet.errors import UserError
+from imbdet.figures import gamma, records, tables
 from imbdet.files import write_text
 from imbdet.layout import Layout
+from imbdet.study_file import load_study
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "metrics.md"
 METHODS_PAGE = ROOT / "docs" / "methods.md"
 PROMISES_PAGE = ROOT / "docs" / "promises.md"
 PROMISES = Path("results/promises.json")
+GAMMA_PAGE = ROOT / "docs" / "gamma.md"
 README = ROOT / "README.md"
 BLOCK = ("Paper", "Equations", "Official code", "Deviations", "Stages", "Recipe")
 BEGIN = "<!-- begin of the part that docs/build.py writes -->\n"
@@ -34,6 +36,7 @@ def main() -> None:
     write_text(METHODS_PAGE, methods_page(ROOT))
     write_text(PROMISES_PAGE, promises_page(ROOT))
     write_text(README, readme(README.read_text(encoding="utf-8"), ROOT))
+    write_text(GAMMA_PAGE, gamma_page(GAMMA_PAGE.read_text(encoding="utf-8"), ROOT))
 
 
 def page(text: str, root: Path) -> str:
@@ -71,6 +74,16 @@ def readme(text: str, root: Path) -> str:
         f"({', '.join(sorted(hardware))} each). Not COCO, and differences of a few points may be noise.\n\n"
     )
     return _with_part(text, about + _table(["experiment", "detector", "training", "AP", "AP50"], rows), "README.md")
+
+
+def gamma_page(text: str, root: Path) -> str:
+    """Return the page on gamma with its generated part made again from the data of the demo's figure below ``root``."""
+    study = load_study(root / "config" / "demo.yaml")
+    path = Layout.of(study).figures / "gamma"
+    data = records.parse_csv((root / path).with_suffix(".csv").read_text(encoding="utf-8"), f"{path}.csv")
+    table = tables.markdown(gamma.table(data), gamma.caption(study, data))
+    picture = f"![Published and measured AP by γ, and shares of the gradient](../{path}.png)\n"
+    return _with_part(text, f"{gamma.answer(data)}\n\n{table}\n{picture}", "docs/gamma.md")
 
 
 def methods_page(root: Path) -> str:

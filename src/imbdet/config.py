@@ -1,23 +1,22 @@
-"""A study: one YAML file that says which data, detectors, training and experiments, checked before anything runs.
+"""A study: which data, detectors, training and experiments, checked before anything runs.
 
-This module imports no torch, so that Snakemake builds its graph in seconds. A method's own parameters are checked by
-:func:`imbdet.methods.build_method`, which every study passes through before its first training.
+It is read from one YAML file (:mod:`imbdet.study_file`). This module imports no torch, so that Snakemake builds its
+graph in seconds. A method's own parameters are checked by :func:`imbdet.methods.build_method`, which every study passes
+through before its first training.
 """
 
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from imbdet.errors import UserError, nearest
-from imbdet.settings import Data, Detector, Evaluate, LossSamples, Section, Train
+from imbdet.settings import Axis, Data, Detector, Evaluate, Intervals, LossSamples, Section, Train
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=SAFE_NAME)]
 Stage = Literal["dense", "rpn", "roi"]
-MAX_BYTES, MAX_VALUES = 1_000_000, 100_000  # of a study's file; a list of image ids may be long
+BASE = "base"  # of a sweep: the point at which the data are the study's own
 STAGES: dict[str, tuple[Stage, ...]] = {"retinanet": ("dense",), "faster_rcnn": ("rpn", "roi")}
 
 
@@ -68,6 +67,10 @@ class Report(Section):
     noisy_anchors_gain: Annotated[tuple[Name, ...], Field(description="beside its baseline")] = ()
     pisa_gain: Annotated[tuple[Name, ...], Field(description="beside its baselines")] = ()
     funnel: Annotated[tuple[Name, ...], Field(max_length=1, description="a two-stage experiment")] = ()
+    verdicts: dict[Name, tuple[Name, Name]] = Field(
+        default_factory=dict,
+        description="for claims of imbdet/figures/published/claims.csv the experiment and its baseline",
+    )
 
 
 class Study(Section):
@@ -75,13 +78,18 @@ class Study(Section):
 
     name: Name
     description: Annotated[str, Field(description="data set and size in a few words, for every caption")]
-    seed: Annotated[int, Field(ge=0)]
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(min_length=1, description="each trains every experiment once; runs shown singly are of the first"),
+    ]
     data: Data
     detectors: Annotated[dict[Name, Detector], Field(min_length=1)]
     train: Train
     evaluate: Evaluate
     loss_samples: LossSamples
     report: Report
+    intervals: Intervals | None = None
+    sweep: dict[Name, Axis] = Field(default_factory=dict, description="properties of the data, changed in turn")
     experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -106,12 +114,56 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _report_names_experiments(self) -> "Study":
-        for key, value in self.report.model_dump().items():
+        named = {f"report.{key}": value for key, value in self.report if key != "verdicts"}
+        named |= {f"report.verdicts.{claim}": pair for claim, pair in self.report.verdicts.items()}
+        named |= {f"sweep.{key}.experiments": axis.experiments for key, axis in self.sweep.items()}
+        named |= {"intervals.baselines": self.intervals.baselines} if self.intervals else {}
+        for key, value in named.items():
             for name in value:
                 if name not in self.experiments:
+                    raise ValueError(f"{key} names {name!r}, not an experiment; {nearest(name, self.experiments)}")
+        return self
+
+    @model_validator(mode="after")
+    def _verdicts_have_intervals(self) -> "Study":
+        baselines = self.intervals.baselines if self.intervals else ()
+        for claim, (name, baseline) in self.report.verdicts.items():
+            if baseline not in baselines:
+                raise ValueError(
+                    f"report.verdicts.{claim} compares {name!r} with {baseline!r}, which is not in intervals.baselines"
+                )
+            if name == baseline or self.experiments[name].detector != self.experiments[baseline].detector:
+                raise ValueError(
+                    f"report.verdicts.{claim} compares {name!r} with {baseline!r}, which are not two of one detector"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_can_be_resampled(self) -> "Study":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds has one of {list(self.seeds)} twice; a run with the same seed is the same run")
+        if self.intervals and self.intervals.over == "seeds_and_images" and len(self.seeds) < 2:
+            raise ValueError(
+                f"intervals.over is seeds_and_images, but seeds has {self.seeds[0]} alone, which says nothing of other "
+                "seeds; give at least two, better five, or take `over: images`"
+            )
+        if self.intervals and self.data.source == "lvis_v1":
+            raise ValueError("intervals are of COCO's AP, which LVIS does not have; remove them from this study")
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_are_data(self) -> "Study":
+        if self.sweep and self.intervals is None:
+            raise ValueError("a sweep shows differences with their intervals; set intervals")
+        for axis, settings in self.sweep.items():
+            for x, changes in settings.points.items():
+                try:
+                    self._data(f"{axis}-{x:g}", changes)
+                except ValidationError as error:
+                    problems = [".".join(map(str, e["loc"])) + f": {e['msg']}" for e in error.errors()]
                     raise ValueError(
-                        f"report.{key} names {name!r}, not an experiment; {nearest(name, self.experiments)}"
-                    )
+                        f"sweep.{axis}.points.{x:g}, which replaces values of data: {'; '.join(problems)}"
+                    ) from None
         return self
 
     @model_validator(mode="after")
@@ -126,6 +178,64 @@ class Study(Section):
                     f"Keys of train: {', '.join(Train.model_fields)}"
                 ) from None
         return self
+
+    @property
+    def seed(self) -> int:
+        """The first seed, or the only one: that of every run which is shown by itself."""
+        return self.seeds[0]
+
+    def at_seed(self, seed: int) -> "Study":
+        """The same study with this seed alone. Raises :class:`UserError` if it has no such seed."""
+        if seed not in self.seeds:
+            raise UserError(f"study {self.name} has no seed {seed}; its seeds are {', '.join(map(str, self.seeds))}")
+        return self.model_copy(update={"seeds": (seed,)})
+
+    @property
+    def conditions(self) -> dict[str, "Study"]:
+        """The plain studies of a sweep, one for each of its points, or this one under an empty name.
+
+        The points at which the data are the study's own are one, :data:`BASE`. Of the experiments each has those that
+        an axis wants at this point.
+        """
+        if not self.sweep:
+            return {"": self}
+        wanted: dict[str, tuple[dict[str, Any], str, set[str]]] = {}
+        for key, axis in self.sweep.items():
+            for x, changes in axis.points.items():
+                name, words = (f"{key}-{x:g}", f"; {axis.label} {x:g}") if changes else (BASE, "")
+                wanted.setdefault(name, (changes, words, set()))[2].update(axis.experiments)
+        return {name: self._condition(name, *parts) for name, parts in wanted.items()}
+
+    def at_condition(self, condition: str) -> "Study":
+        """One of :attr:`conditions`. Raises :class:`UserError` if there is none of this name."""
+        if condition not in self.conditions:
+            problem = (
+                f"no condition {condition!r}; {nearest(condition, self.conditions)}"
+                if condition
+                else (f"it is a sweep; choose one of its conditions with --condition: {', '.join(self.conditions)}")
+            )
+            raise UserError(f"study {self.name}: {problem}")
+        return self.conditions[condition]
+
+    def _condition(self, name: str, changes: dict[str, Any], words: str, experiments: set[str]) -> "Study":
+        chosen = {key: experiment for key, experiment in self.experiments.items() if key in experiments}
+        used = {experiment.detector for experiment in chosen.values()}
+        assert self.intervals is not None  # as a sweep has them
+        baselines = tuple(key for key in self.intervals.baselines if key in chosen)
+        parts: dict[str, Any] = {
+            "name": f"{self.name}/{name}",
+            "description": self.description + words,
+            "data": self._data(name, changes),
+            "detectors": {key: detector for key, detector in self.detectors.items() if key in used},
+            "intervals": self.intervals.model_copy(update={"baselines": baselines}),
+            "experiments": chosen,
+            "sweep": {},
+        }
+        return self.model_copy(update=parts)
+
+    def _data(self, condition: str, changes: dict[str, Any]) -> Data:
+        values = self.data.model_dump() | changes | {"folder": f"{self.data.folder}/{condition}"}
+        return type(self.data).model_validate(values)
 
     def training(self, experiment: str) -> Train:
         """Return how an experiment is trained: the study's values, but for those that its detector has instead."""
@@ -148,104 +258,3 @@ class Study(Section):
 def method_modules(study: Study, experiment: str) -> list[str]:
     """The modules of an experiment's methods, which are found by name when it runs."""
     return [f"imbdet.methods.{method['name']}" for method in study.experiment(experiment).methods.values()]
-
-
-class _NoDuplicates(yaml.SafeLoader):
-    """YAML silently keeps the last of two equal keys; a study that names an experiment twice is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):  # other keys are refused as such
-                if key.value in seen:
-                    raise yaml.YAMLError(f"key {key.value!r} stands twice{key.start_mark}")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def load_study(path: str | Path) -> Study:
-    """Read and check ``config/<study>.yaml``. Raises :class:`UserError` naming file, key, value and what is allowed."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; a study is a few pages of settings")
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicates)
-    except FileNotFoundError as error:
-        known = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UserError(f"no study {path}; {nearest(str(path), known)}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; expected a file config/STUDY.yaml") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply; a study has about six levels") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold a mapping of keys to values, got {type(raw).__name__}")
-    if _is_larger(raw, MAX_VALUES):
-        raise UserError(f"{path} holds more than {MAX_VALUES:,} values once its aliases (*name) are put in; use fewer")
-    return parse_study(raw, name=path.stem, where=str(path))
-
-
-def _is_larger(value: Any, limit: int) -> bool:
-    """Whether a nested value has more than ``limit`` parts; a few lines of aliases can stand for billions."""
-    waiting, count = [value], 0
-    while waiting and count <= limit:
-        part = waiting.pop()
-        count += 1
-        if isinstance(part, dict | list):
-            waiting += part.values() if isinstance(part, dict) else part
-    return count > limit
-
-
-def parse_study(raw: dict[str, Any], name: str, where: str) -> Study:
-    """Check a study given as a mapping; ``where`` stands in front of every message."""
-    try:
-        return Study.model_validate({"name": name, **raw})
-    except ValidationError as error:
-        raise UserError("\n".join(_explain(where, raw, e) for e in error.errors())) from None
-
-
-def _explain(where: str, raw: dict[str, Any], error: Any) -> str:
-    """One pydantic error as a sentence with the key's path, the value and, for an unknown key, the nearest ones."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(_in_file(raw, location))
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}; {nearest(location[-1], _keys_at(Study, location[:-1]))}"
-    if error["type"] == "missing":
-        return f"{where}: key {key!r} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], dict):
-        return f"{where}: {key + ': ' if key else ''}{message}"
-    return f"{where}: {key} is {error['input']!r}: {message}"
-
-
-def _in_file(raw: Any, location: list[str]) -> list[str]:
-    """The path as the file has it: where a section may be of several kinds, pydantic puts in which one it is."""
-    shown = []
-    for part in location:
-        is_dict = isinstance(raw, dict)
-        if is_dict and part not in raw and part in (raw.get("name"), raw.get("source")):
-            continue
-        shown.append(part)
-        raw = raw.get(part) if is_dict else None
-    return shown
-
-
-def _keys_at(model: Any, location: list[str]) -> set[str]:
-    """The keys that are allowed at a path inside a model; union members are told apart by their tag."""
-    if get_origin(model) is Annotated:
-        model = get_args(model)[0]
-    if get_origin(model) in (Union, UnionType):
-        tags: dict[str, Any] = {}
-        for member in get_args(model):
-            for field in getattr(member, "model_fields", {}).values():
-                tags |= {tag: member for tag in get_args(field.annotation) if isinstance(tag, str)}
-        return _keys_at(tags[location[0]], location[1:]) if location and location[0] in tags else set()
-    if get_origin(model) is dict:
-        return _keys_at(get_args(model)[1], location[1:])
-    fields = getattr(model, "model_fields", {})
-    if not location:
-        return set(fields)
-    return _keys_at(fields[location[0]].rebuild_annotation(), location[1:]) if location[0] in fields else set()

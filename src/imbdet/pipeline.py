@@ -9,9 +9,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import product
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from typing import Any
 import yaml
 
 from imbdet import figures
-from imbdet.config import load_study, method_modules
+from imbdet.config import Study, method_modules
 from imbdet.errors import UserError
 from imbdet.files import write_text
 from imbdet.layout import Layout
 from imbdet.settings import Data
 from imbdet.sources import sources
+from imbdet.study_file import load_study
 from imbdet.urls import without_secrets
 
 DEFAULT_STUDY = Path("config/demo.yaml")
@@ -53,11 +55,11 @@ class Rule:
 RULES = {
     "data": Rule("data", ("imbdet.data.prepare",), ("data",)),
     "census": Rule("data", ("imbdet.evaluation.census",), NETWORK, methods=True),
-    "train": Rule("train", ("imbdet.training.run",), ("seed", "data", "train", *NETWORK), methods=True),
+    "train": Rule("train", ("imbdet.training.run",), ("data", "train", *NETWORK), methods=True),
     "detect": Rule(
         "evaluate",
         ("imbdet.evaluation.detect",),
-        ("seed", *(f"evaluate.{key}" for key in INFERENCE), *NETWORK),
+        (*(f"evaluate.{key}" for key in INFERENCE), *NETWORK),
         methods=True,
     ),
     "evaluate": Rule(
@@ -65,26 +67,35 @@ RULES = {
         ("imbdet.evaluation.coco_ap",),
         (
             "description",
-            "seed",
             "data.source",
             "evaluate.detections_per_image",
             "evaluate.operating_score",
             "experiments.{name}",
         ),
     ),
+    "errors": Rule(
+        "evaluate",
+        ("imbdet.evaluation.errors",),
+        ("description", "data.source", "evaluate.detections_per_image", "experiments.{name}"),
+    ),
+    "intervals": Rule(
+        "evaluate",
+        ("imbdet.evaluation.paired",),
+        ("description", "seeds", "evaluate.detections_per_image", "intervals", "experiments"),
+    ),
     "loss_samples": Rule(
         "evaluate",
         ("imbdet.evaluation.loss_samples",),
-        ("seed", "evaluate.batch_size", "loss_samples", *NETWORK),
+        ("evaluate.batch_size", "loss_samples", *NETWORK),
         methods=True,
     ),
     "inspect": Rule(
         "evaluate",
         ("imbdet.evaluation.inspection",),
-        ("seed", "evaluate.batch_size", *NETWORK),
+        ("evaluate.batch_size", *NETWORK),
         methods=True,
     ),
-    "funnel": Rule("evaluate", ("imbdet.evaluation.funnel",), ("seed", *NETWORK), methods=True),
+    "funnel": Rule("evaluate", ("imbdet.evaluation.funnel",), NETWORK, methods=True),
     "examples": Rule(
         "evaluate",
         ("imbdet.evaluation.examples",),
@@ -93,7 +104,7 @@ RULES = {
     "figure": Rule(
         "figures",
         ("imbdet.figures", "imbdet.figures.{name}"),
-        ("description", "seed", "data.source", "report"),
+        ("description", "seeds", "data.source", "report", "intervals", "sweep"),
         tables="src/imbdet/figures/published/*.csv",
     ),
 }
@@ -126,12 +137,23 @@ def has_gpu() -> bool:
 
 @dataclass(frozen=True)
 class Step:
-    """One run of a rule: for an experiment or figure, or, with an empty name, for the whole study."""
+    """One run of a rule: for an experiment or figure, or, with an empty name, for the whole study.
+
+    ``condition`` is that of a sweep, and ``seed`` that of a single run, where the step is of one.
+    """
 
     rule: str
     name: str
     inputs: list[Path]
     outputs: list[Path]
+    condition: str = ""
+    seed: int | None = None
+
+    @property
+    def stage(self) -> str:
+        """Its name for DVC."""
+        parts = [self.rule, self.condition, self.name, "" if self.seed is None else f"seed-{self.seed}"]
+        return "-".join(filter(None, parts))
 
     @property
     def snakemake_rule(self) -> str:
@@ -148,7 +170,7 @@ class Pipeline:
         _check_paths(path, self.study.data.folder)
         _check_addresses(path, self.study.data)
         self.layout = Layout.of(self.study)
-        self.values = self.study.model_dump(mode="json")
+        self._values = {name: study.model_dump(mode="json") for name, study in self.study.conditions.items()}
 
     @property
     def file(self) -> Path:
@@ -176,46 +198,96 @@ class Pipeline:
             return next(known for known, chosen in experiments.items() if chosen.detector == name)
         return name if name in experiments else next(iter(experiments))
 
-    def settings(self, rule: str, name: str = "") -> str:
-        """The values at :meth:`keys` as canonical JSON, for Snakemake to compare."""
-        values = {".".join(key): reduce(getitem, key, self.values) for key in self.keys(rule, name)}
+    def settings(self, rule: str, name: str = "", condition: str = "") -> str:
+        """The values at :meth:`keys` as canonical JSON, for Snakemake to compare; of a sweep those at a condition."""
+        study = self._values.get(condition) or self.study.model_dump(mode="json")
+        values = {".".join(key): reduce(getitem, key, study) for key in self.keys(rule, name)}
         return json.dumps(values, sort_keys=True)
+
+    @property
+    def patterns(self) -> Layout:
+        """Where the files of any run are, with ``{seed}`` and, in a sweep, ``{condition}`` for Snakemake to fill in."""
+        at = self.layout.at_seed("{seed}")
+        if self.study.sweep:
+            at = replace(at, study=f"{at.study}/{{condition}}", data_folder=f"{at.data_folder}/{{condition}}")
+        return at
+
+    # What Snakemake asks of a job, of which it knows the wildcards
+    def settings_of(self, rule: str) -> Callable[[Any], str]:
+        """The settings of a job of this rule."""
+        return lambda wildcards: self.settings(rule, _name(wildcards), wildcards.get("condition", ""))
+
+    def code_of(self, rule: str) -> Callable[[Any], list[Path]]:
+        """The code of a job of this rule."""
+        return lambda wildcards: self.code(rule, _name(wildcards))
+
+    def command_study(self, wildcards: Any) -> list[str]:
+        """The arguments of a job's command that say which study, and which condition of a sweep."""
+        condition = wildcards.get("condition")
+        return [str(self.path), *(["--condition", condition] if condition else [])]
+
+    def all_detections(self, wildcards: Any) -> list[Path]:
+        """The detections of all runs, in a sweep those of the job's condition."""
+        return _all_detections(self.study.conditions[wildcards.get("condition", "")])
 
     def steps(self) -> Iterator[Step]:
         """All steps; each comes after those whose outputs it reads."""
+        for condition, study in self.study.conditions.items():
+            yield from self._measurements(condition, study)
+        if not self.study.sweep:
+            yield from self._inspections()
+        for name in figures.names(self.study):
+            inputs, outputs = figures.inputs(self.study, self.layout, name), figures.outputs(self.layout, name)
+            yield Step("figure", name, inputs, outputs)
+
+    def _measurements(self, condition: str, study: Study) -> Iterator[Step]:
+        """From data to the scores of every run, and how sure they are."""
+        at = Layout.of(study)
+        train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
+        yield Step("data", "", [], [train, val, manifest, at.validation, at.validation_table], condition)
+        for name, seed in product(study.experiments, study.seeds):
+            run, where = at.at_seed(seed), (condition, seed)
+            outputs = [run.weights(name), run.training(name), run.loss_curve(name)]
+            yield Step("train", name, [train, manifest], outputs, *where)
+            yield Step("detect", name, [run.weights(name), val, manifest], [run.detections(name)], *where)
+            outputs = [run.evaluation(name), run.precision_recall(name)]
+            yield Step("evaluate", name, [run.detections(name), val], outputs, *where)
+        if study.intervals:
+            yield Step("intervals", "", [*_all_detections(study), val], [at.intervals], condition)
+
+    def _inspections(self) -> Iterator[Step]:
+        """What is looked at closely: of most things the runs of the first seed."""
         at, report = self.layout, self.study.report
         train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
-        yield Step("data", "", [], [train, val, manifest, at.validation, at.validation_table])
         for name in self.study.detectors:
             yield Step("census", name, [train, manifest], [at.census(name), at.structure(name)])
         for name in self.study.experiments:
-            outputs = [at.weights(name), at.training(name), at.loss_curve(name)]
-            yield Step("train", name, [train, manifest], outputs)
-            yield Step("detect", name, [at.weights(name), val, manifest], [at.detections(name)])
-            outputs = [at.evaluation(name), at.precision_recall(name)]
-            yield Step("evaluate", name, [at.detections(name), val], outputs)
             outputs = [at.candidates(name), at.method_loss(name), at.gradient_shares(name)]
-            yield Step("inspect", name, [at.weights(name), val, manifest], outputs)
+            yield Step("inspect", name, [at.weights(name), val, manifest], outputs, seed=self.study.seed)
+        if self.study.intervals:  # of COCO's AP, as the errors are
+            for name, seed in product(self.study.experiments, self.study.seeds):
+                run = at.at_seed(seed)
+                yield Step("errors", name, [run.detections(name), val], [run.errors(name)], seed=seed)
         for name in report.funnel:
             yield Step("funnel", name, [at.weights(name), train, manifest], [at.funnel])
         for name in report.cumulative_loss:
             outputs = [at.logits(name), at.cumulative_loss(name)]
-            yield Step("loss_samples", name, [at.weights(name), val, manifest], outputs)
+            yield Step("loss_samples", name, [at.weights(name), val, manifest], outputs, seed=self.study.seed)
         yield Step("examples", "", [*map(at.detections, report.detections), val, manifest], [at.examples])
-        for name in figures.names(self.study):
-            inputs, outputs = figures.inputs(self.study, at, name), figures.outputs(at, name)
-            yield Step("figure", name, inputs, outputs)
 
     def stages(self) -> dict[str, Any]:
         """The content of the study's DVC pipeline file."""
-        return {"stages": {f"{step.rule}-{step.name}".rstrip("-"): self._stage(step) for step in self.steps()}}
+        return {"stages": {step.stage: self._stage(step) for step in self.steps()}}
 
     def _stage(self, step: Step) -> dict[str, Any]:
         rule_file = Path("workflow/rules") / f"{RULES[step.rule].file}.smk"
         dependencies = [*step.inputs, *self.code(step.rule, step.name), rule_file]
         metrics = [path for path in step.outputs if step.rule == "evaluate" and path.suffix == ".json"]
         # DVC splits keys at dots and matches each part as a pattern, in which ? is any one character.
-        keys = [".".join(part.replace(".", "?") for part in key) for key in self.keys(step.rule, step.name)]
+        # A key that the study's file leaves out, which DVC would miss, changes only with this pipeline's own file.
+        given = [key for key in self.keys(step.rule, step.name) if key[0] in self.study.model_fields_set]
+        keys = [".".join(part.replace(".", "?") for part in key) for key in given]
+        keys += ["sweep"] if step.condition else []  # of which the values of its data are a part
         return {
             "cmd": self._command(step),
             "wdir": os.path.relpath(".", self.file.parent),
@@ -230,6 +302,17 @@ class Pipeline:
         quiet = ["--quiet", "progress", "rules", "reason", "host"]  # "all" would keep its errors to itself
         options = ["--nolock", "--rerun-incomplete", *quiet, *study, "--allowed-rules", step.snakemake_rule]
         return " ".join(["snakemake", *options, "--", *map(str, step.outputs)])
+
+
+def _name(wildcards: Any) -> str:
+    """The experiment or detector of a job."""
+    name: str = wildcards.get("experiment", wildcards.get("detector", ""))
+    return name
+
+
+def _all_detections(study: Study) -> list[Path]:
+    layout = Layout.of(study)
+    return [layout.at_seed(seed).detections(name) for name, seed in product(study.experiments, study.seeds)]
 
 
 def _check_paths(*paths: Path | str) -> None:

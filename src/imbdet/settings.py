@@ -370,3 +370,25 @@ class LossSamples(Section):
 
     foreground: Count
     background: Count
+
+
+class Intervals(Section):
+    """How sure a study's numbers are: a paired bootstrap of its detections (:mod:`imbdet.evaluation.paired`)."""
+
+    resamples: Count
+    over: Annotated[
+        Literal["images", "seeds_and_images"], Field(description="what is drawn anew; seeds need at least two of them")
+    ]
+    baselines: Annotated[
+        tuple[str, ...], Field(description="experiments; each is compared with every other one of its detector")
+    ]
+
+
+class Axis(Section):
+    """One property of the data that a sweep changes while all others stay."""
+
+    label: Annotated[str, Field(description="the property in words, for figures")]
+    experiments: Annotated[tuple[str, ...], Field(min_length=1, description="those that are trained at its points")]
+    points: Annotated[
+        dict[float, dict[str, Any]], Field(min_length=2, description="values of the property, and of data for each")
+    ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from studies import ROI, with_two_stages
 
-from imbdet.config import Study, load_study
+from imbdet.config import Study
 from imbdet.data.facts import Facts
 from imbdet.detectors import build_detector, check_experiments
 from imbdet.detectors.faster_rcnn import FasterRCNN
@@ -20,6 +20,7 @@ from imbdet.losses import FocalStar as FocalStarLoss
 from imbdet.methods import build_method
 from imbdet.methods.focal import Focal
 from imbdet.normalizers import EMA, Batch, Sampled
+from imbdet.study_file import load_study
 
 TINY = Path(__file__).parents[1] / "pipeline" / "tiny.yaml"
 FOCAL = {"name": "focal", "alpha": 0.25, "gamma": 2.0, "prior_prob": 0.01, "normalizer": "ema", "box_beta": 0.11}

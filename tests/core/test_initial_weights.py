@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from imbdet.config import load_study
 from imbdet.data.facts import Facts
 from imbdet.detectors import build_detector
+from imbdet.study_file import load_study
 
 DEMO = load_study(Path(__file__).resolve().parents[2] / "config" / "demo.yaml")
 LAST_LAYERS = ("cls_logits", "cls_score")  # their columns and bias are the method's choice

@@ -8,9 +8,10 @@ import yaml
 from promises import refused
 from studies import DETECTOR, ROI, RPN, with_two_stages
 
-from imbdet.config import STAGES, load_study
+from imbdet.config import STAGES
 from imbdet.errors import UserError
 from imbdet.settings import Cosine, FasterRCNN, MultiStep, RetinaNet, Train
+from imbdet.study_file import load_study
 from imbdet.training.optimizer import rate_factor
 
 REFUSED_WELL = pytest.mark.promise(
@@ -85,7 +86,7 @@ def test_a_detector_may_be_trained_in_its_own_way(tmp_path):
 
 
 UNKNOWN = {
-    ("sede",): "seed",
+    ("seed",): "seeds",
     ("train", "step"): "steps",
     ("data", "image_sizes"): "image_size",
     ("train", "optimizer", "momentun"): "momentum",
@@ -115,7 +116,7 @@ REFUSED = {
     "wrong type": (set_at(["train", "steps"], "many"), r"mine.yaml: train.steps is 'many': .*integer"),
     "out of range": (set_at(["evaluate", "nms_iou"], 1.5), r"mine.yaml: evaluate.nms_iou is 1.5: .*less than or equal"),
     "infinite": (set_at(["train", "optimizer", "lr"], float("inf")), r"train.optimizer.*lr is inf: .*finite number"),
-    "missing": (without(["seed"]), r"mine.yaml: key 'seed' is missing"),
+    "missing": (without(["seeds"]), r"mine.yaml: key 'seeds' is missing"),
     "missing deeper": (
         without(["detectors", "retinanet", "backbone"]),
         r"mine.yaml: key 'detectors.retinanet.backbone' is missing",
@@ -214,12 +215,12 @@ def test_mistakes_are_refused_by_key_and_value(tmp_path, change, message):
 def test_every_mistake_is_reported_at_once(tmp_path):
     def change(raw):
         raw["train"]["steps"] = 0
-        raw["sed"] = raw.pop("seed")
+        raw["sed"] = raw.pop("seeds")
 
     with pytest.raises(UserError) as error:
         load_changed(tmp_path, change)
     assert len(str(error.value).splitlines()) == 3
-    assert all(word in str(error.value) for word in ("'sed'", "'seed' is missing", "train.steps is 0"))
+    assert all(word in str(error.value) for word in ("'sed'", "'seeds' is missing", "train.steps is 0"))
 
 
 def test_every_kind_of_detector_has_stages():
@@ -233,7 +234,7 @@ TEXTS = {
     "a tab": ("train:\n\tsteps: 1\n", r"mine.yaml is not valid YAML: .*'\\t' that cannot start any token.*line 2"),
     "a key that is a list": ("[1, 2]: 3\n", r"mine.yaml is not valid YAML: .*unhashable key"),
     "a number as key": ("1: 2\n", r"mine.yaml: 1 is 1: Keys should be strings"),
-    "a date as seed": ("seed: 2020-01-01\n", r"mine.yaml: seed is datetime.date\(2020, 1, 1\): .*valid integer"),
+    "a date as seed": ("seeds: [2020-01-01]\n", r"mine.yaml: seeds.0 is datetime.date\(2020, 1, 1\): .*valid integer"),
     "two documents": ("seed: 1\n---\nseed: 2\n", r"mine.yaml is not valid YAML: .*single document"),
     "not YAML": ("seed: [1, 2\n", r"mine.yaml is not valid YAML"),
     "a list": ("- seed\n", r"mine.yaml must hold a mapping of keys to values, got list"),

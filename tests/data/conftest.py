@@ -12,7 +12,8 @@ from PIL import Image
 from range_server import Server
 from studies import merged
 
-from imbdet.config import Study, parse_study
+from imbdet.config import Study
+from imbdet.study_file import parse_study
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 TINY = Path(__file__).resolve().parents[1] / "pipeline" / "tiny.yaml"
@@ -47,7 +48,7 @@ def make_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, 
     monkeypatch.chdir(tmp_path)
 
     def make(source: dict[str, Any] | None = None, seed: int = 1, **changes: dict[str, Any]) -> Study:
-        raw = yaml.safe_load(TINY.read_text()) | {"data": source or data, "seed": seed}
+        raw = yaml.safe_load(TINY.read_text()) | {"data": source or data, "seeds": [seed]}
         return parse_study(merged(merged(raw, SMALL), changes), name="test", where="test.yaml")
 
     return make

@@ -175,4 +175,4 @@ def choices(name):
 
 
 def layout():
-    return Layout("test", "data")
+    return Layout("test", "data", seed=1)

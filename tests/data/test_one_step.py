@@ -10,9 +10,9 @@ from mirror import coco_mirror, lvis_mirror
 from prepared import run as prepare
 from studies import merged
 
-from imbdet.config import load_study, parse_study
 from imbdet.detectors import check_experiments
 from imbdet.layout import Layout
+from imbdet.study_file import load_study, parse_study
 from imbdet.training.run import run as train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from pages import ROOT, load_build, read, tables
 
-from imbdet.config import load_study
 from imbdet.errors import UserError
 from imbdet.evaluation.coco_ap import evaluate
 from imbdet.evaluation.detections import Detections
 from imbdet.files import write_json, write_text
 from imbdet.layout import Layout
+from imbdet.study_file import load_study
 
 BUILD = load_build()
 BOXES, FOUND, THRESHOLDS, POINT = tables(read("metrics.md"))[1:5]

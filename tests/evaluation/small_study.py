@@ -11,13 +11,14 @@ import yaml
 from PIL import Image
 from studies import merged
 
-from imbdet.config import Study, parse_study
+from imbdet.config import Study
 from imbdet.data.facts import read_facts
 from imbdet.data.prepare import prepare
 from imbdet.detectors import build_detector
 from imbdet.detectors.retinanet import RetinaNet
 from imbdet.files import write_bytes
 from imbdet.layout import Layout
+from imbdet.study_file import parse_study
 from imbdet.training.checkpoint import serialise
 
 TINY = Path(__file__).parents[1] / "pipeline" / "tiny.yaml"

@@ -13,7 +13,6 @@ from lvis_cases import detections_on, made_up
 from PIL import Image
 from promises import refused
 
-from imbdet.config import load_study
 from imbdet.data.coco import read_annotations
 from imbdet.errors import UserError
 from imbdet.evaluation import coco_ap, examples, lvis_ap
@@ -21,6 +20,7 @@ from imbdet.evaluation.detections import Detections
 from imbdet.figures import results
 from imbdet.files import write_npz
 from imbdet.layout import Layout
+from imbdet.study_file import load_study
 
 STUDY = Path(__file__).parents[1] / "pipeline" / "tiny.yaml"
 SIDE = 40

@@ -12,9 +12,12 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from imbdet.config import Study, parse_study
+from imbdet.config import Study
 from imbdet.evaluation.cumulative import cumulative_table
+from imbdet.evaluation.detections import Detections
+from imbdet.evaluation.errors import analyse
 from imbdet.layout import Layout
+from imbdet.study_file import parse_study
 
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
 CLASSES = ("disc", "square", "triangle", "star", "cross", "ring")
@@ -43,7 +46,8 @@ def raw_study() -> dict[str, Any]:
     return {
         **yaml.safe_load(DEMO.read_text()),
         "description": "fabricated numbers for a test",
-        "seed": 7,
+        "seeds": [7],
+        "intervals": {"resamples": 1000, "over": "images", "baselines": ["ce"]},
         "report": {
             "cumulative_loss": ["focal-g2"],
             "precision_recall": ["ce", "ce-a0.75", "focal-g2", "focal-star-g2-b1"],
@@ -51,6 +55,7 @@ def raw_study() -> dict[str, Any]:
             "gamma": ["ce-a0.75", "focal-g0.5", "focal-g1", "focal-g2", "focal-g5"],
             "alpha": ["ce", "ce-a0.25", "ce-a0.5", "ce-a0.75", "ce-a0.9"],
             "focal_star": ["ce-a0.75", "focal-g2", "focal-star-g2-b1", "focal-star-g4-b0"],
+            "verdicts": {"focal_over_alpha_ce": ["focal-g2", "ce"], "focal_over_ohem": ["focal-g1", "ce"]},
             **fabricate_methods.report(),
         },
         "experiments": _experiments(),
@@ -78,6 +83,10 @@ def write(made: Study, layout: Layout) -> None:
         _csv(layout.candidates(name), candidates)
         _csv(layout.method_loss(name), fabricate_methods.method_loss(candidates))
         _csv(layout.gradient_shares(name), fabricate_methods.gradient_shares(made, name))
+        for seed in made.seeds:
+            found = {**about, "detector": experiment.detector, "seed": seed, **errors(index, seed)}
+            _json(layout.at_seed(seed).errors(name), found)
+    _json(layout.intervals, intervals(made))
     _json(layout.funnel, fabricate_methods.funnel())
     _csv(layout.cumulative_loss("focal-g2"), cumulative_loss())
     _json(layout.examples, examples())
@@ -143,6 +152,68 @@ def evaluation(made: Study, name: str, index: int) -> dict[str, Any]:
         ],
         "operating_point": {"score": 0.3, "counts": []},
     }
+
+
+def intervals(made: Study) -> dict[str, Any]:
+    """Accuracies of 20 images, and differences from small to sure."""
+    settings, seeds, metrics = made.intervals, made.seeds, ("AP", "AP50", "AP75")
+    rng = np.random.default_rng(11)
+    values = {name: 0.3 + rng.normal(0, 0.02, (len(metrics), 1)) for name in made.experiments}
+    values = {name: mean + rng.normal(0, 0.006, (len(metrics), len(seeds))) for name, mean in values.items()}
+    about = {name: {"label": chosen.label, "detector": chosen.detector} for name, chosen in made.experiments.items()}
+    pairs = [
+        (baseline, name)
+        for baseline in settings.baselines
+        for name in made.experiments
+        if name != baseline and about[name]["detector"] == about[baseline]["detector"]
+    ]
+    return {
+        "study": made.name,
+        "data": made.description,
+        "images": 20,
+        "seeds": list(seeds),
+        **{"resamples": settings.resamples, "over": settings.over, "level": 0.95, "power": 0.8},
+        "experiments": {
+            name: about[name] | {metric: _interval(own, 0.03) for metric, own in zip(metrics, rows, strict=True)}
+            for name, rows in values.items()
+        },
+        "differences": [
+            {"experiment": name, "baseline": baseline, "metric": metric, **about[name], **_tested(own, rng)}
+            for baseline, name in pairs
+            for metric, own in zip(metrics, values[name] - values[baseline], strict=True)
+        ],
+    }
+
+
+def _interval(by_seed: np.ndarray, half: float) -> dict[str, Any]:
+    value = float(by_seed.mean())
+    return {"value": value, "low": value - half, "high": value + half, "by_seed": by_seed.tolist()}
+
+
+def _tested(by_seed: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    half = float(rng.uniform(0.008, 0.025))
+    own = _interval(by_seed, half)
+    p = float(np.exp(-3 * (own["value"] / half) ** 2))
+    return {**own, "p": p, "p_holm": min(1.0, 4 * p), "smallest_effect": 1.43 * half}
+
+
+def errors(index: int, seed: int) -> dict[str, Any]:
+    """What the analysis says of one set of boxes, found by each experiment and seed with errors of its own."""
+    rng = np.random.default_rng(1)
+    image, label = rng.integers(1, 21, 60), rng.integers(1, 1 + len(CLASSES), 60)
+    bbox = np.hstack([rng.uniform(0, 90, (60, 2)), rng.uniform(12, 38, (60, 2))])
+    keys = ("image_id", "category_id", "bbox")
+    truth = {
+        "images": [{"id": i} for i in range(1, 21)],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+        "annotations": [dict(zip(keys, row, strict=True)) for row in zip(image, label, bbox.tolist(), strict=True)],
+    }
+    rng = np.random.default_rng([index, seed])
+    source, noise = rng.integers(0, 60, 150), rng.normal(0, 0.2, (150, 4))
+    guess = np.where(rng.random(150) < 0.2, rng.integers(1, 1 + len(CLASSES), 150), label[source])
+    score = np.exp(-3 * np.abs(noise).mean(axis=1) - rng.exponential(0.5, 150))
+    moved = np.abs(bbox[source] * (1 + noise))
+    return analyse(truth, Detections(image[source], guess, moved.astype(np.float32), score.astype(np.float32)))
 
 
 def precision_recall(index: int) -> pd.DataFrame:

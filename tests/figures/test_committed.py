@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from imbdet import figures
-from imbdet.config import load_study
 from imbdet.layout import Layout
+from imbdet.study_file import load_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(

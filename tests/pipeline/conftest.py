@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from project_copy import Project, copy_of_project
 from studies import merged, with_two_stages
 
 TINY = Path(__file__).with_name("tiny.yaml")
+SEEDS = {"seeds": [1, 2], "intervals": {"resamples": 20, "over": "seeds_and_images", "baselines": ["ce"]}}
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Project], None]) -> Project:
@@ -28,7 +28,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Project], N
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The tiny study, with two detectors, as the demo: run by bare ``snakemake``, recorded, committed.
+    """The tiny study, with two detectors and two seeds, as the demo: run by bare ``snakemake``, recorded, committed.
 
     Not to be changed by a test.
     """
@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def make_finished(project: Project) -> None:
-    study = merged(with_two_stages(yaml.safe_load(TINY.read_text())), {"report": {"funnel": ["two-stage"]}})
+    study = merged(with_two_stages(yaml.safe_load(TINY.read_text())), {"report": {"funnel": ["two-stage"]}, **SEEDS})
     (project.folder / "config" / "demo.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     # One thread a job: two in a job are slower than one each in two, and far slower on a busy machine.
     with (project.folder / "profiles" / "default" / "profile.yaml").open("a") as profile:
@@ -52,16 +52,14 @@ def make_finished(project: Project) -> None:
 @pytest.fixture
 def project(finished: Project, tmp_path: Path) -> Project:
     """A copy of the finished study, time stamps included."""
-    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project")
+    return finished.copy(tmp_path / "project")
 
 
 @pytest.fixture
 def clone(finished: Project, tmp_path: Path) -> Project:
     """A fresh clone of the finished study, with a remote that holds what is in DVC's cache."""
     remote = str(tmp_path / "remote")
-    source = Project(tmp_path / "source")
-    shutil.copytree(finished.folder, source.folder, symlinks=True)
+    source = finished.copy(tmp_path / "source")
     for place in (source, Project(tmp_path / "clone")):
         if not place.folder.exists():
             source.run("git", "clone", "--quiet", ".", str(place.folder))
@@ -90,5 +88,4 @@ def make_untrained(project: Project) -> None:
 @pytest.fixture
 def trainings(untrained: Project, tmp_path: Path) -> Project:
     """A copy of the study of which nothing is trained, time stamps included."""
-    shutil.copytree(untrained.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project")
+    return untrained.copy(tmp_path / "project")

@@ -35,6 +35,11 @@ class Project:
 
     folder: Path
 
+    def copy(self, folder: Path) -> "Project":
+        """Copy all of it, time stamps included."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
     def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command; stdout and stderr come together in ``stdout``."""
         process = self.start(*command, **variables)
@@ -108,7 +113,8 @@ def wait_until(condition: Callable[[], object], seconds: float) -> float:
 def _job(rule: str, text: str) -> Job:
     fields = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
     files = {key: frozenset(fields[key].split(", ")) if key in fields else frozenset() for key in ("input", "output")}
-    name = fields.get("wildcards", "").partition("=")[2]
+    wildcards = dict(part.split("=") for part in fields["wildcards"].split(", ")) if "wildcards" in fields else {}
+    name = wildcards.get("experiment", wildcards.get("detector", ""))
     return Job(rule, name, files["input"], files["output"], fields.get("log", ""))
 
 

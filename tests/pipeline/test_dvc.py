@@ -9,7 +9,9 @@ from dvc.repo import Repo
 from project_copy import Project
 
 FOCAL = "focal-g2.0"
-RETRAINED = {f"{rule}-{FOCAL}" for rule in ("train", "detect", "evaluate", "inspect", "loss_samples")}
+PER_SEED = ("train", "detect", "evaluate", "errors")
+RETRAINED = {f"{rule}-{FOCAL}-seed-{seed}" for rule in PER_SEED for seed in (1, 2)}
+RETRAINED |= {f"{rule}-{FOCAL}-seed-1" for rule in ("inspect", "loss_samples")}
 
 
 def nothing_to_do(project: Project) -> bool:
@@ -68,14 +70,14 @@ def test_dvc_runs_what_changed_and_snakemake_then_has_nothing_to_do(project: Pro
     project.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
     ran = project.stages()
     steps = {name for name in ran if not name.startswith("figure-")}
-    assert steps == {*RETRAINED, "examples"}
+    assert steps == {*RETRAINED, "examples", "intervals"}
     assert nothing_to_do(project)
     assert project.stages() == []
 
 
 def test_a_metric_and_a_parameter_with_a_dot_in_its_name_are_read(project: Project) -> None:
     metrics = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
-    assert f"results/demo/{FOCAL}/evaluation.json" in json.dumps(metrics)
+    assert f"results/demo/{FOCAL}/seed-1/evaluation.json" in json.dumps(metrics)
     project.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
     status = json.loads(project.run("dvc", "status", "--json", "dvc.yaml").stdout)
     assert set(status) == RETRAINED
@@ -90,7 +92,7 @@ def test_a_clone_is_restored_without_running_anything(clone: Project) -> None:
     assert clone.stages() == []
     assert clone.run("git", "status", "--porcelain").stdout == ""
     clone.edit("config/demo.yaml", "gamma: 2.0", "gamma: 3.0")
-    assert [job.name for job in clone.jobs() if job.rule == "train"] == [FOCAL]
+    assert [job.name for job in clone.jobs() if job.rule == "train"] == [FOCAL, FOCAL]
 
 
 def test_a_clone_that_pulled_nothing_is_not_restored(clone: Project) -> None:

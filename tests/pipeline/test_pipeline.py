@@ -70,7 +70,6 @@ def test_settings_are_the_values_in_the_file(tiny: Pipeline) -> None:
     assert settings == {
         "description": raw["description"],
         "data.source": raw["data"]["source"],
-        "seed": raw["seed"],
         "evaluate.detections_per_image": raw["evaluate"]["detections_per_image"],
         "evaluate.operating_score": raw["evaluate"]["operating_score"],
         "experiments.focal-g2.0": raw["experiments"]["focal-g2.0"],

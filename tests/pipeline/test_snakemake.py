@@ -10,8 +10,9 @@ from promises import said
 
 FOCAL = "focal-g2.0"
 TWO = "two-stage"
-TRAINED = {(rule, FOCAL) for rule in ("train", "detect", "evaluate", "inspect", "loss_samples")}
-TRAINED_TWO = {(rule, TWO) for rule in ("train", "detect", "evaluate", "inspect")} | {("funnel", "")}
+RUN = ("train", "detect", "evaluate", "errors", "inspect")
+TRAINED = {(rule, FOCAL) for rule in (*RUN, "loss_samples")} | {("intervals", "")}
+TRAINED_TWO = {(rule, TWO) for rule in RUN} | {("funnel", ""), ("intervals", "")}
 EVALUATED = {("evaluate", name) for name in ("ce", FOCAL, TWO)}
 
 
@@ -43,11 +44,11 @@ def test_changing_one_gamma_retrains_one_experiment(project: Project) -> None:
     assert steps(project) == {*TRAINED, ("examples", "")}
     assert {"loss_curves", "precision_recall", "results"} <= figures(project)
     assert not {"census", "structure", "focal_loss_pt", "derivatives"} & figures(project)
-    before = (project.folder / "models/demo/ce.pt").stat().st_mtime_ns
-    project.run("snakemake", "--", f"results/demo/{FOCAL}/training.json", "results/demo/ce/training.json")
-    record = json.loads((project.folder / f"results/demo/{FOCAL}/training.json").read_text())
+    before = (project.folder / "models/demo/ce/seed-1.pt").stat().st_mtime_ns
+    project.run("snakemake", "--", f"results/demo/{FOCAL}/seed-1/training.json", "results/demo/ce/seed-1/training.json")
+    record = json.loads((project.folder / f"results/demo/{FOCAL}/seed-1/training.json").read_text())
     assert record["config"]["methods"]["dense"]["gamma"] == 3.0
-    assert (project.folder / "models/demo/ce.pt").stat().st_mtime_ns == before
+    assert (project.folder / "models/demo/ce/seed-1.pt").stat().st_mtime_ns == before
 
 
 def test_changing_a_detector_retrains_its_experiments(project: Project) -> None:
@@ -83,7 +84,7 @@ def test_changing_a_figure_draws_that_figure(project: Project) -> None:
 
 
 def test_a_study_of_which_a_part_is_missing_makes_that_part(project: Project) -> None:
-    (project.folder / "results/demo/ce/precision_recall.csv").unlink()
+    (project.folder / "results/demo/ce/seed-1/precision_recall.csv").unlink()
     assert steps(project) == {("evaluate", "ce")}
 
 
@@ -110,7 +111,7 @@ def test_a_wrong_choice_of_study_is_explained(trainings: Project, arguments: lis
 
 
 @pytest.mark.promise("A study's file that is wrong is refused, with file, key, value and what is allowed", "bad input")
-@pytest.mark.parametrize("command", [["snakemake", "--dry-run"], ["dvc", "repro", "--single-item", "train-ce"]])
+@pytest.mark.parametrize("command", [["snakemake", "--dry-run"], ["dvc", "repro", "--single-item", "train-ce-seed-1"]])
 def test_a_mistake_in_the_study_is_explained(trainings: Project, command: list[str]) -> None:
     trainings.edit("config/demo.yaml", "  clip_norm: 10.0", "  clip_norm: 10.0\n  stepz: 3")
     refused = trainings.run(*command, check=False)

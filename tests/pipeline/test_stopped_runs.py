@@ -8,18 +8,19 @@ import pytest
 from project_copy import Project, wait_until
 from promises import said
 
-COMMANDS = {"snakemake": ["snakemake", "--", "models/demo/ce.pt"], "dvc": ["dvc", "repro", "train-ce"]}
+COMMANDS = {"snakemake": ["snakemake", "--", "models/demo/ce/seed-1.pt"], "dvc": ["dvc", "repro", "train-ce-seed-1"]}
+SOMEBODY = r"already running in this folder: process \d+ on .*, since 20.*:"
 HOLDER = {
     # What the other tool says of who holds the folder, by who does.
-    "snakemake": r"already running in this folder: process \d+ on .*, since 20.*: snakemake -- models/demo/ce\.pt\.",
-    "dvc": r"already running in this folder: process \d+ on .*, since 20.*: snakemake .*\(stage train-ce of dvc\)\.",
+    "snakemake": rf"{SOMEBODY} snakemake -- models/demo/ce/seed-1\.pt\.",
+    "dvc": rf"{SOMEBODY} snakemake .*\(stage train-ce-seed-1 of dvc\)\.",
 }
 
 
 def begun(project: Project, tool: str):
     """A training that goes on for long, after its first checkpoint."""
     run = project.start(*COMMANDS[tool])
-    wait_until(lambda: list((project.folder / "scratch/demo/ce").glob("*/step-*.pt")) or run.poll(), seconds=60)
+    wait_until(lambda: list((project.folder / "scratch/demo/ce/seed-1").glob("*/step-*.pt")) or run.poll(), seconds=60)
     assert run.poll() is None, run.communicate()[0]
     return run
 
@@ -57,7 +58,7 @@ def test_ctrl_c_stops_a_run_which_the_next_resumes(long: Project, tool: str) -> 
     output, _ = run.communicate()
     assert run.returncode != 0
     assert "Traceback" not in output
-    log = long.folder / "logs/demo/ce/train.log"
+    log = long.folder / "logs/demo/ce/seed-1/train.log"
     said(r"ce: asked to stop; the same command resumes at step \d+", log.read_text())
     log.unlink()
     begun(long, tool)
@@ -72,7 +73,7 @@ def test_a_preempted_training_is_started_again(trainings: Project) -> None:
     output, _ = run.communicate()
     assert run.returncode == 0, output
     assert "Trying to restart job" in output
-    said(r"ce: resumed at step \d+ of 30", (trainings.folder / "logs/demo/ce/train.log").read_text())
+    said(r"ce: resumed at step \d+ of 30", (trainings.folder / "logs/demo/ce/seed-1/train.log").read_text())
 
 
 @pytest.mark.promise("kill -9 of snakemake or dvc leaves no process training", "kill")

@@ -13,9 +13,9 @@ import yaml
 from promises import refused
 from studies import merged
 
-from imbdet.config import load_study
 from imbdet.evaluation.detections import Detections
 from imbdet.pipeline import Pipeline
+from imbdet.study_file import load_study
 from imbdet.training.checkpoint import load_tensors
 
 ROOT = Path(__file__).parents[2]
@@ -84,8 +84,8 @@ FILES = {
     "an object": ("seed: !!python/object/new:os.mkdir ['ran']\n", r"not valid YAML: .*python/object/new:os\.mkdir"),
     "billions of aliases": (ALIASES, r"more than 100,000 values once its aliases"),
     "an alias of itself": ("a: &a [*a]\n", r"more than 100,000 values once its aliases"),
-    "brackets": ("a: " + "[" * 50_000, r"nested too deeply"),
-    "levels": ("".join(" " * i + "k:\n" for i in range(900)), r"nested too deeply"),
+    "brackets": ("a: " + "[" * 50_000, r"nested more than 20 levels"),
+    "levels": ("".join(" " * i + "k:\n" for i in range(900)), r"nested more than 20 levels"),
     "megabytes": ("# nothing\n" * 200_000, r"larger than 1,000,000 bytes"),
     "bytes": (b"\x80\x04\x95seed", r"is not UTF-8 text: invalid start byte at byte 0"),
     "UTF-16": ("seed: 1\n".encode("utf-16"), r"is not UTF-8 text"),

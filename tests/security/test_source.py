@@ -43,7 +43,7 @@ def test_no_file_loads_code_with_data(file):
 def test_the_one_yaml_loader_is_a_safe_one():
     import yaml
 
-    from imbdet.config import _NoDuplicates
+    from imbdet.study_file import _NoDuplicates
 
     assert issubclass(_NoDuplicates, yaml.SafeLoader)
     assert not issubclass(_NoDuplicates, yaml.FullLoader)

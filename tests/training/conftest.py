@@ -10,9 +10,10 @@ import torch
 import yaml
 from studies import merged
 
-from imbdet.config import Study, parse_study
+from imbdet.config import Study
 from imbdet.data.prepare import prepare
 from imbdet.layout import Layout
+from imbdet.study_file import parse_study
 
 TINY = Path(__file__).resolve().parents[1] / "pipeline" / "tiny.yaml"
 FAST = {"train": {"steps": 6, "batch_size": 4, "log_every": 2, "checkpoint_every": 2}}

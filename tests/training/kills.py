@@ -20,10 +20,11 @@ import yaml
 from studies import ADDED, RPN, merged
 from torch.optim.lr_scheduler import LambdaLR
 
-from imbdet.config import method_names, parse_study
+from imbdet.config import method_names
 from imbdet.evaluation import coco_ap, detect
 from imbdet.layout import Layout
 from imbdet.seeding import generator
+from imbdet.study_file import parse_study
 from imbdet.training import run as training
 
 TESTS = Path(__file__).resolve().parents[1]

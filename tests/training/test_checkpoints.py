@@ -119,7 +119,7 @@ def test_what_killed_writers_left_is_removed(interrupted, study):
     ("changes", "difference"),
     [
         ({"train": {"steps": 7}}, "train.steps: 6 there, 7 here"),
-        ({"seed": 2}, "seed: 1 there, 2 here"),
+        ({"seeds": [2]}, "seed: 1 there, 2 here"),
         ({"experiments": ema(gamma=1.0)}, "methods.dense.gamma: 2.0 there, 1.0 here"),
         ({"train": {"optimizer": {"lr": 0.02}}}, "train.optimizer.lr: 0.01 there, 0.02 here"),
     ],

@@ -35,7 +35,7 @@ def test_order_and_flips_are_a_function_of_the_seed_alone(workspace, make_study)
     whole = stream()
     assert stream(train={"workers": 2}) == whole
     assert stream(start=3, train={"workers": 1}) == whole[3:]
-    assert stream(seed=2) != whole
+    assert stream(seeds=[2]) != whole
 
 
 def test_deterministic_algorithms_are_on_within_and_as_before_after(workspace, make_study, monkeypatch):

@@ -88,7 +88,7 @@ def test_a_real_limit_ends_the_command_with_one_line(workspace, config, make_stu
         r"error: scratch/tiny/.*/step-00000002\.pt could not be written: File too large; it needs \d+,\d+", done.stderr
     )
     assert "Traceback" not in done.stderr
-    assert [path.name for path in workspace.glob("scratch/*/*/*/*")] == ["fingerprint.json"]
+    assert [path.name for path in workspace.glob("scratch/*/*/*/*/*")] == ["fingerprint.json"]
     run(make_study(), Layout.of(make_study()), EXPERIMENT)
 
 
@@ -96,7 +96,7 @@ def test_a_real_limit_ends_the_command_with_one_line(workspace, config, make_stu
 def test_a_folder_of_state_that_cannot_be_made(workspace, make_study):
     study = make_study()
     (workspace / "scratch").write_text("a file")
-    with refused(r"scratch/tiny/focal-g2\.0 cannot be written to: Not a directory; checkpoints need a folder"):
+    with refused(r"scratch/tiny/focal-g2\.0/seed-1 cannot be written to: Not a directory; checkpoints need a folder"):
         run(study, Layout.of(study), EXPERIMENT)
 
 

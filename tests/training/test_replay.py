@@ -118,5 +118,5 @@ def test_a_dump_of_other_settings_is_refused(workspace, make_study):
 @pytest.mark.promise("A wrong setting is refused with what was expected", "bad input")
 def test_nothing_to_replay(workspace, make_study):
     study = make_study()
-    with refused("scratch/tiny/focal-g2.0 holds no dump to replay; a training leaves one"):
+    with refused("scratch/tiny/focal-g2.0/seed-1 holds no dump to replay; a training leaves one"):
         replay.run(study, Layout.of(study), EXPERIMENT)

@@ -96,7 +96,7 @@ def test_another_commit_is_told_with_how_to_have_it(record, capsys):
             "is not the record of a training, or of an earlier version: it lacks",
         ),
         (lambda path: change(path, config={"seed": 1}), "config lacks 'methods'"),
-        (lambda path: set_config(path, seed=-1), "config: seed"),
+        (lambda path: set_config(path, seed=-1), "config: seeds"),
         (lambda path: set_config(path, trian={}), "config: unknown key 'trian'"),
     ],
 )

@@ -189,7 +189,7 @@ class TestFingerprint:
         "changes",
         [
             {"experiments": ema(gamma=1.0)},
-            {"seed": 2},
+            {"seeds": [2]},
             {"train": {"steps": 7}},
             {"train": {"optimizer": {"lr": 0.02}}},
             {"detectors": {"retinanet": {"fpn_channels": 16}}},

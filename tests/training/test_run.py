@@ -40,7 +40,7 @@ def equal(first, second):
 def test_equal_seeds_give_equal_weights_to_the_bit_and_others_do_not(workspace, make_study):
     first, rows = trained(make_study())
     again, rows_again = trained(make_study())
-    other, _ = trained(make_study(seed=2))
+    other, _ = trained(make_study(seeds=[2]))
     assert all(equal(first, again).values())
     assert rows == rows_again
     learned = [name for name in first if "weight" in name and first[name].ndim == 4]
@@ -186,7 +186,7 @@ def test_diverging_training_names_the_images_of_its_step(workspace, make_study):
 
 def test_loss_curve_and_tensorboard_say_the_same(workspace, make_study):
     _, rows = trained(make_study(train={"tensorboard": True}))
-    (folder,) = (workspace / "logs" / "tensorboard").glob("tiny/*")
+    (folder,) = (workspace / "logs" / "tensorboard").glob("tiny/*/seed-1")
     events = EventAccumulator(str(folder))
     events.Reload()
     assert set(events.Tags()["scalars"]) == set(rows[0]) - {"step"}
@@ -244,8 +244,8 @@ def test_files_that_a_training_leaves(workspace, make_study):
     run(make_study(), Layout.of(make_study()), EXPERIMENT)
     after = {path for path in workspace.rglob("*") if path.is_file()}
     assert {str(path.relative_to(workspace)) for path in after - before} == {
-        f"models/tiny/{EXPERIMENT}.pt",
-        f"results/tiny/{EXPERIMENT}/training.json",
-        f"results/tiny/{EXPERIMENT}/loss_curve.csv",
-        f"scratch/tiny/{EXPERIMENT}/lock",
+        f"models/tiny/{EXPERIMENT}/seed-1.pt",
+        f"results/tiny/{EXPERIMENT}/seed-1/training.json",
+        f"results/tiny/{EXPERIMENT}/seed-1/loss_curve.csv",
+        f"scratch/tiny/{EXPERIMENT}/seed-1/lock",
     }

@@ -14,9 +14,9 @@ from kills import copy_of, outputs, raw_study, start, train
 from promises import refused, said
 
 from imbdet import signals
-from imbdet.config import parse_study
 from imbdet.data.prepare import prepare
 from imbdet.layout import Layout
+from imbdet.study_file import parse_study
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = {"steps": 60, "checkpoint_every": 1000}

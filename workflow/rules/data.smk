@@ -5,35 +5,35 @@ rule data:
     input:
         code=pipeline.code("data"),
     output:
-        train=layout.annotations("train"),
-        val=layout.annotations("val"),
-        manifest=layout.manifest,
-        validation=[layout.validation, layout.validation_table],
+        train=at.annotations("train"),
+        val=at.annotations("val"),
+        manifest=at.manifest,
+        validation=[at.validation, at.validation_table],
     log:
-        logs / "data.log",
+        condition_logs / "data.log",
     conda:
         "../envs/imbdet.yaml"
     params:
-        study=str(pipeline.path),
-        settings=pipeline.settings("data"),
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("data"),
     shell:
         "python -m imbdet data {params.study:q} > {log:q} 2>&1"
 
 
 rule census:
     input:
-        annotations=layout.annotations("train"),
-        manifest=layout.manifest,
-        code=lambda wildcards: pipeline.code("census", wildcards.detector),
+        annotations=at.annotations("train"),
+        manifest=at.manifest,
+        code=pipeline.code_of("census"),
     output:
-        census=layout.census("{detector}"),
-        structure=layout.structure("{detector}"),
+        census=at.census("{detector}"),
+        structure=at.structure("{detector}"),
     log:
-        logs / "census-{detector}.log",
+        condition_logs / "census-{detector}.log",
     conda:
         "../envs/imbdet.yaml"
     params:
-        study=str(pipeline.path),
-        settings=lambda wildcards: pipeline.settings("census", wildcards.detector),
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("census"),
     shell:
         "python -m imbdet census {params.study:q} {wildcards.detector:q} > {log:q} 2>&1"

@@ -3,90 +3,126 @@
 
 rule detect:
     input:
-        weights=layout.weights("{experiment}"),
-        annotations=layout.annotations("val"),
-        manifest=layout.manifest,
-        code=lambda wildcards: pipeline.code("detect", wildcards.experiment),
+        weights=at.weights("{experiment}"),
+        annotations=at.annotations("val"),
+        manifest=at.manifest,
+        code=pipeline.code_of("detect"),
     output:
-        detections=layout.detections("{experiment}"),
+        detections=at.detections("{experiment}"),
     log:
-        logs / "{experiment}" / "detect.log",
+        run_logs / "detect.log",
     conda:
         "../envs/imbdet.yaml"
     threads: network_threads
     resources:
         gpu=gpu,
     params:
-        study=str(pipeline.path),
-        settings=lambda wildcards: pipeline.settings("detect", wildcards.experiment),
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("detect"),
     shell:
-        "python -m imbdet detect {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
+        "python -m imbdet detect {params.study:q} {wildcards.experiment:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
 
 
 rule evaluate:
     input:
-        detections=layout.detections("{experiment}"),
-        annotations=layout.annotations("val"),
-        code=lambda wildcards: pipeline.code("evaluate", wildcards.experiment),
+        detections=at.detections("{experiment}"),
+        annotations=at.annotations("val"),
+        code=pipeline.code_of("evaluate"),
     output:
-        evaluation=layout.evaluation("{experiment}"),
-        curves=layout.precision_recall("{experiment}"),
+        evaluation=at.evaluation("{experiment}"),
+        curves=at.precision_recall("{experiment}"),
     log:
-        logs / "{experiment}" / "evaluate.log",
+        run_logs / "evaluate.log",
     conda:
         "../envs/imbdet.yaml"
     params:
-        study=str(pipeline.path),
-        settings=lambda wildcards: pipeline.settings("evaluate", wildcards.experiment),
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("evaluate"),
     shell:
-        "python -m imbdet evaluate {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
+        "python -m imbdet evaluate {params.study:q} {wildcards.experiment:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
+
+
+rule errors:
+    input:
+        detections=at.detections("{experiment}"),
+        annotations=at.annotations("val"),
+        code=pipeline.code("errors"),
+    output:
+        errors=at.errors("{experiment}"),
+    log:
+        run_logs / "errors.log",
+    conda:
+        "../envs/imbdet.yaml"
+    params:
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("errors"),
+    shell:
+        "python -m imbdet errors {params.study:q} {wildcards.experiment:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
+
+
+rule intervals:
+    input:
+        detections=pipeline.all_detections,
+        annotations=at.annotations("val"),
+        code=pipeline.code("intervals"),
+    output:
+        intervals=at.intervals,
+    log:
+        condition_logs / "intervals.log",
+    conda:
+        "../envs/imbdet.yaml"
+    params:
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("intervals"),
+    shell:
+        "python -m imbdet intervals {params.study:q} > {log:q} 2>&1"
 
 
 rule loss_samples:
     input:
-        weights=layout.weights("{experiment}"),
-        annotations=layout.annotations("val"),
-        manifest=layout.manifest,
-        code=lambda wildcards: pipeline.code("loss_samples", wildcards.experiment),
+        weights=at.weights("{experiment}"),
+        annotations=at.annotations("val"),
+        manifest=at.manifest,
+        code=pipeline.code_of("loss_samples"),
     output:
-        logits=layout.logits("{experiment}"),
-        curves=layout.cumulative_loss("{experiment}"),
+        logits=at.logits("{experiment}"),
+        curves=at.cumulative_loss("{experiment}"),
     log:
-        logs / "{experiment}" / "loss_samples.log",
+        run_logs / "loss_samples.log",
     conda:
         "../envs/imbdet.yaml"
     threads: network_threads
     resources:
         gpu=gpu,
     params:
-        study=str(pipeline.path),
-        settings=lambda wildcards: pipeline.settings("loss_samples", wildcards.experiment),
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("loss_samples"),
     shell:
-        "python -m imbdet loss-samples {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
+        "python -m imbdet loss-samples {params.study:q} {wildcards.experiment:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
 
 
 rule inspect:
     input:
-        weights=layout.weights("{experiment}"),
-        annotations=layout.annotations("val"),
-        manifest=layout.manifest,
-        code=lambda wildcards: pipeline.code("inspect", wildcards.experiment),
+        weights=at.weights("{experiment}"),
+        annotations=at.annotations("val"),
+        manifest=at.manifest,
+        code=pipeline.code_of("inspect"),
     output:
-        candidates=layout.candidates("{experiment}"),
-        method_loss=layout.method_loss("{experiment}"),
-        gradient_shares=layout.gradient_shares("{experiment}"),
+        candidates=at.candidates("{experiment}"),
+        method_loss=at.method_loss("{experiment}"),
+        gradient_shares=at.gradient_shares("{experiment}"),
     log:
-        logs / "{experiment}" / "inspect.log",
+        run_logs / "inspect.log",
     conda:
         "../envs/imbdet.yaml"
     threads: network_threads
     resources:
         gpu=gpu,
     params:
-        study=str(pipeline.path),
-        settings=lambda wildcards: pipeline.settings("inspect", wildcards.experiment),
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("inspect"),
     shell:
-        "python -m imbdet inspect {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
+        "python -m imbdet inspect {params.study:q} {wildcards.experiment:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
 
 
 if pipeline.study.report.funnel:

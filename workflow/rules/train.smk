@@ -1,17 +1,17 @@
-# One training an experiment; its images stand behind the manifest of their hashes.
+# One training of each experiment and seed; its images stand behind the manifest of their hashes.
 
 
 rule train:
     input:
-        annotations=layout.annotations("train"),
-        manifest=layout.manifest,
-        code=lambda wildcards: pipeline.code("train", wildcards.experiment),
+        annotations=at.annotations("train"),
+        manifest=at.manifest,
+        code=pipeline.code_of("train"),
     output:
-        weights=layout.weights("{experiment}"),
-        record=layout.training("{experiment}"),
-        curve=layout.loss_curve("{experiment}"),
+        weights=at.weights("{experiment}"),
+        record=at.training("{experiment}"),
+        curve=at.loss_curve("{experiment}"),
     log:
-        logs / "{experiment}" / "train.log",
+        run_logs / "train.log",
     # A training that a cluster preempts, or that was asked to stop, resumes from its checkpoint.
     retries: 2
     conda:
@@ -20,7 +20,8 @@ rule train:
     resources:
         gpu=gpu,
     params:
-        study=str(pipeline.path),
-        settings=lambda wildcards: pipeline.settings("train", wildcards.experiment),
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("train"),
     shell:
-        "python -m imbdet train {params.study:q} {wildcards.experiment:q} > {log:q} 2>&1"
+        "python -m imbdet train {params.study:q} {wildcards.experiment:q} --seed {wildcards.seed:q} "
+        "--processes {resources.gpu} > {log:q} 2>&1"

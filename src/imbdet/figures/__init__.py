@@ -48,8 +48,13 @@ FIGURES: dict[str, Condition | None] = {
     "prime_ranks": attrgetter("report.pisa"),
     "suppressed_gradients": attrgetter("report.equalization"),
     "precision_recall": attrgetter("report.precision_recall"),
+    "error_types": attrgetter("intervals"),
+    "score_separation": attrgetter("intervals"),
     "detections": attrgetter("report.detections"),
     "results": None,
+    "verdicts": attrgetter("report.verdicts"),
+    "forest": attrgetter("intervals"),
+    "gamma": lambda study: study.report.gamma and study.intervals,
     "gamma_ablation": attrgetter("report.gamma"),
     "alpha_ablation": attrgetter("report.alpha"),
     "focal_star": attrgetter("report.focal_star"),
@@ -57,9 +62,13 @@ FIGURES: dict[str, Condition | None] = {
     "equalization_table": attrgetter("report.equalization"),
     "equalization_lambda_table": attrgetter("report.equalization_lambda"),
     "equalization_models_table": attrgetter("report.equalization"),
+    "frequency_groups": attrgetter("report.equalization"),
     "noisy_anchors_table": attrgetter("report.noisy_anchors_gain"),
     "pisa_table": attrgetter("report.pisa_gain"),
+    "sweep": attrgetter("sweep"),
 }
+# Of a sweep no run is looked at closely: these show its conditions together.
+OF_A_SWEEP = ("sweep",)
 
 
 class Figure(Protocol):
@@ -84,7 +93,8 @@ def figure(name: str) -> Figure:
 
 def names(study: Study) -> list[str]:
     """Return the figures and tables that this study draws, in the order of a report."""
-    return [name for name, condition in FIGURES.items() if condition is None or condition(study)]
+    drawn = [name for name, condition in FIGURES.items() if condition is None or condition(study)]
+    return [name for name in drawn if name in OF_A_SWEEP] if study.sweep else drawn
 
 
 def inputs(study: Study, layout: Layout, name: str) -> list[Path]:

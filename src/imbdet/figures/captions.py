@@ -1,5 +1,7 @@
 """What every caption says in the same words: where the numbers come from, and what they must not be taken for."""
 
+from collections.abc import Sequence
+
 from imbdet.config import Study
 from imbdet.settings import Coco2017Data
 
@@ -9,10 +11,15 @@ def is_coco(study: Study) -> bool:
     return isinstance(study.data, Coco2017Data) and study.data.subset is None
 
 
-def about(study: Study, images: str) -> str:
-    """Return the study, data set, size and seed; ``images`` says which were used, e.g. ``400 validation images``."""
+def about(study: Study, images: str, seeds: Sequence[int] = ()) -> str:
+    """Return the study, data set, size and seeds.
+
+    ``images`` says which were used, e.g. ``400 validation images``; ``seeds`` those of the runs, by default the first,
+    which single runs are of.
+    """
+    several = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {study.seed}"
     warning = "" if is_coco(study) else " These are not COCO results."
-    return f"Study {study.name}: {study.description}; {images}; seed {study.seed}.{warning}"
+    return f"Study {study.name}: {study.description}; {images}; {several}.{warning}"
 
 
 def badge(study: Study) -> str:

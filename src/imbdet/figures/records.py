@@ -112,6 +112,9 @@ def _commands(study: Study, layout: Layout) -> dict[Path, str]:
         layout.manifest: f"data {config}",
         layout.examples: f"examples {config}",
     }
+    for condition, plain in study.conditions.items():
+        chosen = f" --condition {condition}" if condition else ""
+        commands[Layout.of(plain).intervals] = f"intervals {config}{chosen}"
     for name in study.report.funnel:
         commands[layout.funnel] = f"funnel {config} {name}"
     for name in study.detectors:
@@ -120,11 +123,14 @@ def _commands(study: Study, layout: Layout) -> dict[Path, str]:
         commands |= {
             layout.training(name): f"train {config} {name}",
             layout.loss_curve(name): f"train {config} {name}",
-            layout.evaluation(name): f"evaluate {config} {name}",
             layout.precision_recall(name): f"evaluate {config} {name}",
             layout.cumulative_loss(name): f"loss-samples {config} {name}",
             layout.candidates(name): f"inspect {config} {name}",
             layout.method_loss(name): f"inspect {config} {name}",
             layout.gradient_shares(name): f"inspect {config} {name}",
         }
+        for seed in study.seeds:
+            run = layout.at_seed(seed)
+            commands[run.evaluation(name)] = f"evaluate {config} {name} --seed {seed}"
+            commands[run.errors(name)] = f"errors {config} {name} --seed {seed}"
     return commands

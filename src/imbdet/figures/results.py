@@ -1,6 +1,8 @@
 """The table of a study's results: every experiment, measured in one way."""
 
+from itertools import product
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from imbdet.config import Study
@@ -15,19 +17,25 @@ METRICS = ("AP", "AP50", "AP75", "AP90", "AP_small", "AP_medium", "AP_large", "A
 
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
-    """The evaluation of every experiment."""
-    return [layout.evaluation(name) for name in study.experiments]
+    """The evaluation of every run."""
+    return [layout.at_seed(seed).evaluation(name) for name, seed in product(study.experiments, study.seeds)]
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
-    """Columns experiment, label, detector, images and the metrics in percent, missing where nothing can be measured."""
-    return records.frame(_row(layout, name) for name in study.experiments)
+    """Columns experiment, label, detector, images and the metrics in percent, missing where nothing can be measured.
+
+    They are means over the seeds; of several, AP_sd is the standard deviation of a run's AP.
+    """
+    return records.frame(_row(study, layout, name) for name in study.experiments)
 
 
-def _row(layout: Layout, name: str) -> dict[str, object]:
-    record = records.read_json(layout.evaluation(name))
-    metrics = {metric: records.percent(record[metric]) for metric in METRICS}
-    return {**records.named(layout, name), "images": record["images"], **metrics}
+def _row(study: Study, layout: Layout, name: str) -> dict[str, object]:
+    runs = [records.read_json(layout.at_seed(seed).evaluation(name)) for seed in study.seeds]
+    # A size or class without boxes has no value in any run: all are of the same images.
+    known = [metric for metric in METRICS if runs[0][metric] is not None]
+    metrics = dict.fromkeys(METRICS) | {m: records.percent(mean(run[m] for run in runs)) for m in known}
+    spread = {"AP_sd": records.percent(stdev(run["AP"] for run in runs))} if len(runs) > 1 else {}
+    return {**records.named(layout, name), "images": runs[0]["images"], **metrics, **spread}
 
 
 def caption(study: Study, data: "DataFrame") -> str:
@@ -36,9 +44,15 @@ def caption(study: Study, data: "DataFrame") -> str:
         "Results of every experiment under one protocol, in percent. AP is COCO's mean over classes and ten thresholds "
         "of IoU from 0.50 to 0.95; AP50, AP75 and AP90 are at one threshold; small, medium and large objects are those "
         "with an area below 32 x 32, up to 96 x 96 and above, in pixels of the original image; AR100 is the maximum "
-        "recall with 100 detections an image. One run each, so that small differences may be noise. "
-        + captions.about(study, f"measured on {data['images'].iloc[0]:,} validation images")
+        f"recall with 100 detections an image. {_runs(study)} "
+        + captions.about(study, f"measured on {data['images'].iloc[0]:,} validation images", study.seeds)
     )
+
+
+def _runs(study: Study) -> str:
+    if len(study.seeds) == 1:
+        return "One run each, so that small differences may be noise."
+    return f"Means of {len(study.seeds)} runs, and ± the standard deviation of a run's AP."
 
 
 def table(data: "DataFrame") -> list[Column]:
@@ -46,5 +60,7 @@ def table(data: "DataFrame") -> list[Column]:
     metrics = [
         Column("", metric.replace("AR_", "AR").replace("_", " "), numbers(data[metric], ".1f")) for metric in METRICS
     ]
+    if "AP_sd" in data:
+        metrics.insert(1, Column("", "±", numbers(data["AP_sd"], ".1f")))
     names = [Column("", "experiment", text(data["label"])), Column("", "detector", text(data["detector"]))]
     return [*names, *metrics]

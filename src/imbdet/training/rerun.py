@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imbdet.config import STAGES, Study, parse_study
+from imbdet.config import STAGES, Study
 from imbdet.data.prepare import prepare
 from imbdet.errors import UserError
 from imbdet.layout import Layout
+from imbdet.study_file import parse_study
 from imbdet.training import record
 from imbdet.training.run import run as train
 
@@ -84,7 +85,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(path.read_text())
     except OSError as error:
-        expected = "expected results/STUDY/EXPERIMENT/training.json"
+        expected = "expected results/STUDY/EXPERIMENT/seed-N/training.json"
         raise UserError(f"{path} cannot be read: {error.strerror}; {expected}") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); expected a training.json as a training wrote it") from None
@@ -102,15 +103,17 @@ def _study(old: dict[str, Any], path: Path) -> Study:
     """A study of the record's one experiment."""
     config, name = dict(old["config"]), old["experiment"]
     try:
-        methods, detector = config.pop("methods"), config.pop("detector")
+        methods, detector, seed = config.pop("methods"), config.pop("detector"), config.pop("seed")
         stages = STAGES[detector["name"]]
     except KeyError as error:
         raise UserError(f"{path}: config lacks {error}; expected a training.json as a training wrote it") from None
     methods = {stage: methods[stage] for stage in stages if stage in methods}  # JSON has its keys sorted
     experiment = {"label": name, "detector": "detector", "methods": methods}
-    raw = UNUSED | config | {"description": f"rerun of {path}", "detectors": {"detector": detector}}
+    raw = UNUSED | config | {"seeds": [seed], "description": f"rerun of {path}", "detectors": {"detector": detector}}
     raw |= {"report": {"precision_recall": [], "detections": []}}
-    return parse_study(raw | {"experiments": {name: experiment}}, name=old["study"], where=f"{path}: config")
+    return parse_study(
+        raw | {"experiments": {name: experiment}}, name=str(old["study"]).replace("/", "-"), where=f"{path}: config"
+    )
 
 
 def _first_difference(recorded: Path, repeated: Path) -> str | None:

@@ -110,7 +110,7 @@ def _tensorboard(study: Study, experiment: str, process: Process) -> Iterator[Ca
         raise UserError(
             "train.tensorboard is true, but TensorBoard is not installed: pip install 'imbdet[logging]'"
         ) from None
-    folder = Path("logs") / "tensorboard" / study.name / experiment
+    folder = Path("logs") / "tensorboard" / study.name / experiment / f"seed-{study.seed}"
     with SummaryWriter(folder) as writer:
 
         def log(row: dict[str, float]) -> None:

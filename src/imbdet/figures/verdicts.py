@@ -1,0 +1,204 @@
+"""What papers claim, beside what this study measured, and whether the two agree."""
+
+import csv
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imbdet.config import Study
+from imbdet.errors import UserError, nearest
+from imbdet.figures import captions, comparison, gains, records, style
+from imbdet.figures.tables import Column, numbers, text
+from imbdet.layout import Layout
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
+
+CLAIMS = comparison.PUBLISHED / "claims.csv"
+AGREES, DISAGREES, UNTOLD = "agrees", "disagrees", "cannot tell"
+SIGNIFICANT = 0.05
+ROW = 0.5  # inches
+LOOKS: dict[str, dict[str, Any]] = {
+    AGREES: {"color": style.COLOURS[1], "marker": "o"},
+    DISAGREES: {"color": style.COLOURS[2], "marker": "s"},
+    UNTOLD: {"color": style.GREY, "marker": "o", "markerfacecolor": "white"},
+}
+PUBLISHED: dict[str, Any] = {"color": "black", "marker": "D", "markerfacecolor": "none", "markersize": 6, "ls": ""}
+
+
+def claims(study: Study) -> dict[str, dict[str, Any]]:
+    """The rows of ``claims.csv`` that a study wants a verdict of, by their keys; numbers are in points.
+
+    Raises :class:`UserError` with the nearest keys for one that is not there.
+    """
+    with CLAIMS.open(encoding="utf-8", newline="") as file:
+        known = {row.pop("claim"): row for row in csv.DictReader(file)}
+    for key in study.report.verdicts:
+        if key not in known:
+            raise UserError(f"study {study.name}: report.verdicts names no claim {key!r}; {nearest(key, known)}")
+    chosen = {key: known[key] for key in study.report.verdicts}
+    return {
+        key: row | {name: float(row[name]) if row[name] else None for name in ("published", "margin")}
+        for key, row in chosen.items()
+    }
+
+
+def inputs(study: Study, layout: Layout) -> list[Path]:
+    """The intervals; the claims are part of the code, and checked here, before anything runs."""
+    claims(study)
+    return [layout.intervals]
+
+
+def data(study: Study, layout: Layout) -> "DataFrame":
+    """A row for each claim, in the order of the study; differences, intervals and margins are in points.
+
+    Columns: those of claims.csv (data and setting as claimed_data and claimed_setting); experiment, label, baseline,
+    baseline_label, detector, measured_data, images, seeds (how many), over, resamples; difference, low, high, p_holm,
+    smallest_effect; verdict, reason.
+    """
+    return records.frame(_rows(study, records.read_json(layout.intervals)))
+
+
+def _rows(study: Study, record: records.Record) -> Iterator[dict[str, Any]]:
+    about = {"measured_data": record["data"], "images": record["images"], "seeds": len(record["seeds"])}
+    about |= {key: record[key] for key in ("over", "resamples")}
+    for key, claim in claims(study).items():
+        claimed = {f"claimed_{name}" if name in ("data", "setting") else name: value for name, value in claim.items()}
+        experiment, baseline = study.report.verdicts[key]
+        detector = study.detector(experiment)
+        row = {
+            **{"claim": key, **claimed},
+            **{"experiment": experiment, "label": study.experiment(experiment).label},
+            **{"baseline": baseline, "baseline_label": study.experiment(baseline).label},
+            **{"detector": f"{gains.NAMES[detector.name]}, backbone {detector.backbone}", **about},
+            **_difference(record, experiment, baseline, claim["metric"]),
+        }
+        verdict, reason = judge(row)
+        yield row | {"verdict": verdict, "reason": reason}
+
+
+def _difference(record: records.Record, experiment: str, baseline: str, metric: str) -> dict[str, float | None]:
+    """What was measured of one pair, in points."""
+    for found in record["differences"]:
+        if (found["experiment"], found["baseline"], found["metric"]) == (experiment, baseline, metric):
+            points = {"difference": "value", "low": "low", "high": "high", "smallest_effect": "smallest_effect"}
+            return {name: records.percent(found[key]) for name, key in points.items()} | {"p_holm": found["p_holm"]}
+    raise UserError(
+        f"{record.path} has no difference in {metric} between {experiment} and {baseline}; it is older than the "
+        f"study's file: run python -m imbdet intervals config/{record['study']}.yaml again"
+    )
+
+
+def judge(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The verdict on a claim, and why.
+
+    Args:
+        row: seeds, over; direction (better, worse or equal); difference, low, high, p_holm; margin, of a claim that two
+            are equal. Differences are those of experiment minus baseline, in points.
+    """
+    if row["seeds"] < 2:
+        return UNTOLD, "one run of each: another seed may differ"
+    if row["over"] == "images":
+        return UNTOLD, "an interval of these very runs: another seed may differ"
+    if row["direction"] == "equal":
+        return _equal(row["low"], row["high"], row["margin"])
+    p = f"p = {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p < 0.001"
+    if row["p_holm"] >= SIGNIFICANT:
+        return UNTOLD, f"{p}: may be chance"
+    if (row["difference"] > 0) == (row["direction"] == "better"):
+        return AGREES, f"{p}, in the direction claimed"
+    return DISAGREES, f"{p}, in the other direction"
+
+
+def _equal(low: float, high: float, margin: float) -> tuple[str, str]:
+    if -margin <= low and high <= margin:
+        return AGREES, f"the whole interval is within ±{margin:g}"
+    if low > margin or high < -margin:
+        return DISAGREES, f"the whole interval is outside ±{margin:g}"
+    return UNTOLD, f"the interval crosses ±{margin:g}"
+
+
+def caption(study: Study, data: "DataFrame") -> str:
+    """Say how a verdict comes about, in plain words, and what it is not."""
+    first, margins = data.iloc[0], sorted(data["margin"].dropna().unique())
+    drawn = "seeds and images" if first["over"] == "seeds_and_images" else "images"
+    runs = f"the mean of {first['seeds']} seeds" if first["seeds"] > 1 else "one run of each"
+    metric = " (of AP50, where the claim is of mAP at IoU .5)" if "AP50" in set(data["metric"]) else ""
+    equal = (
+        f"A claim that two are equal agrees if the whole interval is within ±{' or '.join(f'{m:g}' for m in margins)} "
+        "points and disagrees if it is wholly outside; the margin is ours, the papers name none. "
+        if margins
+        else ""
+    )
+    return (
+        f"Claims of papers beside this study, in points of AP{metric}: each difference is that of the first experiment "
+        f"minus the second, {runs}, with the 95 % interval of {first['resamples']:,} paired resamples of {drawn}. A "
+        "claim agrees or disagrees, by the sign, if p is below .05 after Holm's correction for all comparisons with "
+        f"the same baseline, and otherwise this study cannot tell. {equal}With one run of each, or an interval over "
+        "images alone, the verdict is always cannot tell: another seed may differ. The smallest effect is what the "
+        "study would have found four times of five. A verdict speaks of this study's setting. "
+        + ("" if captions.is_coco(study) else "Its own data and small networks make it no replication of any paper. ")
+        + captions.about(study, f"measured on {first['images']:,} validation images", study.seeds)
+    )
+
+
+def table(data: "DataFrame") -> list[Column]:
+    """Each claim with its setting, ours, both differences, and the verdict."""
+    ours = f"measured: {data['measured_data'].iloc[0]}, seeds: {data['seeds'].iloc[0]}"
+    cells = zip(*(numbers(data[key], "+.1f") for key in ("difference", "low", "high")), strict=True)
+    places = [f"table {name}" if str(name)[0].isdigit() else name for name in data["table"]]
+    settings = data["paper"] + ", " + places + ": " + data["claimed_data"] + "; " + data["claimed_setting"]
+    return [
+        Column("", "claim", text(data["statement"])),
+        Column("published", "setting", text(settings)),
+        Column("published", "difference", numbers(data["published"], "+.1f")),
+        Column(ours, "experiments", text(data["label"] + " − " + data["baseline_label"] + "; " + data["detector"])),
+        Column(ours, "metric", text(data["metric"])),
+        Column(ours, "difference (interval)", [f"{value} ({low} to {high})" for value, low, high in cells]),
+        Column(ours, "smallest effect", numbers(data["smallest_effect"], ".1f")),
+        Column("", "verdict", text(data["verdict"])),
+        Column("", "why", text(data["reason"])),
+    ]
+
+
+def draw(data: "DataFrame") -> "Figure":
+    """A row for each claim: the published difference as a diamond, ours with its interval, the verdict beside it."""
+    figure, (axes, legend) = style.canvas(ROW * len(data) + 0.9, 2, height_ratios=(ROW * len(data) + 0.5, 0.4))
+    axes.axvline(0, color=style.GREY, linewidth=1)
+    for place, (_, row) in enumerate(data.iterrows()):
+        look = LOOKS[row["verdict"]]
+        axes.plot([row["low"], row["high"]], [place, place], color=look["color"])
+        axes.plot(row["difference"], place, linestyle="", markersize=6, **look)
+        axes.plot(row["published"], place, **PUBLISHED)
+        axes.text(
+            1.02,
+            place,
+            row["verdict"],
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            weight="bold",
+            color=look["color"],
+        )
+    axes.set_yticks(range(len(data)), [_words(row) for _, row in data.iterrows()], fontsize=7)
+    axes.set_ylim(len(data) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("difference, points of AP")
+    _legend(legend)
+    return figure
+
+
+def _words(row: "Series[Any]") -> str:
+    pair = f"{row['label']} − {row['baseline_label']}"
+    return "\n".join([*textwrap.wrap(row["statement"], 46), *textwrap.wrap(f"[{pair}]", 48)])
+
+
+def _legend(axes: "Axes") -> None:
+    from matplotlib.lines import Line2D
+
+    marks = {"published": PUBLISHED} | {f"ours: {verdict}": look for verdict, look in LOOKS.items()}
+    axes.set_axis_off()
+    handles = [Line2D([], [], label=name, **{"markersize": 6, **look}) for name, look in marks.items()]
+    axes.legend(handles=handles, loc="center", ncols=len(handles), fontsize=8, handlelength=1.6).set_in_layout(False)

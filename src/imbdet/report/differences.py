@@ -1,0 +1,84 @@
+"""How far methods differ from their baselines, and how sure that is."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from imbdet.config import Study
+from imbdet.figures.records import Record, read_json
+from imbdet.layout import Layout
+from imbdet.report.tables import Cell, Column, Table, number
+
+LEVEL = 0.05  # below which a corrected p value is called more than chance
+POINTS = "+.1f"
+
+
+def read(study: Study) -> dict[str, Record]:
+    """The intervals of each condition that has some."""
+    paths = {condition: Layout.of(plain).intervals for condition, plain in study.conditions.items()}
+    return {condition: read_json(path) for condition, path in paths.items() if path.is_file()}
+
+
+def files(study: Study) -> list[Path]:
+    """Where the intervals of :func:`read` are."""
+    return [Layout.of(study.conditions[condition]).intervals for condition in read(study)]
+
+
+def table(records: dict[str, Record]) -> Table:
+    """A row for each method beside its baseline; for each metric the difference, its p value, what could be seen."""
+    several = any(records)
+    metrics = list(dict.fromkeys(entry["metric"] for record in records.values() for entry in record["differences"]))
+    level, power = (next(iter(records.values()))[key] for key in ("level", "power"))
+    heads = [("difference", f"{level:.0%} interval"), ("p, corrected", "not corrected")]
+    heads += [("smallest effect", f"seen with {power:.0%} power")]
+    columns = [
+        *(Column(name, numeric=False) for name in ["condition"] * several + ["method"]),
+        *(Column(head, below=below, group=metric) for metric in metrics for head, below in heads),
+        Column("detector", numeric=False),
+    ]
+    rows = []
+    for condition, record in records.items():
+        labels = {name: entry["label"] for name, entry in record["experiments"].items()}
+        for found in _pairs(record):
+            first = found[metrics[0]]
+            names = [Cell(condition)] * several + [Cell(first["label"], below=f"less {labels[first['baseline']]}")]
+            numbers = [cell for metric in metrics for cell in _cells(found[metric])]
+            rows.append([*names, *numbers, Cell(first["detector"])])
+    caption = "Each method less its baseline, on the same images and seeds, in points of a percent"
+    return Table(caption, columns, rows, named=1 + several)
+
+
+def _pairs(record: Record) -> list[dict[str, Record]]:
+    """The differences of each method and its baseline, by metric."""
+    pairs: dict[tuple[str, str], dict[str, Record]] = {}
+    for entry in record["differences"]:
+        pairs.setdefault((entry["experiment"], entry["baseline"]), {})[entry["metric"]] = entry
+    return list(pairs.values())
+
+
+def _cells(entry: Record) -> list[Cell]:
+    """A difference with its interval, and with the single ones where there are several seeds; its p; its least size."""
+    low, high = (number([entry[key]], POINTS, 100).text for key in ("low", "high"))
+    singles = number(entry["by_seed"], POINTS, 100).below
+    return [
+        replace(number([entry["value"]], POINTS, 100), below=f"{low} to {high}\n{singles}".strip()),
+        replace(number([entry["p_holm"]], ".3f"), below=number([entry["p"]], ".3f").text),
+        number([entry["smallest_effect"]], ".1f", 100),
+    ]
+
+
+def summary(records: dict[str, Record], seeds: Sequence[int]) -> str:
+    """What was resampled, and how many differences in AP are more than chance explains; or that nothing was."""
+    alone = "One seed: no interval says what another seed would change."
+    if not records:
+        return "No intervals were estimated: small differences may be noise." + f" {alone}" * (len(seeds) == 1)
+    first = next(iter(records.values()))
+    entries = [entry for record in records.values() for entry in record["differences"] if entry["metric"] == "AP"]
+    sure = sum(entry["p_holm"] < LEVEL for entry in entries)
+    over = "images" if first["over"] == "images" else f"images and {len(first['seeds'])} seeds together"
+    return (
+        f"{sure} of {len(entries)} differences in AP are more than chance explains (p below {LEVEL:g} after Holm’s "
+        f"correction). Intervals are of {first['resamples']:,} resamples of {first['images']:,} {over}."
+        + f" {alone}"
+        * (len(first["seeds"]) == 1)
+    )

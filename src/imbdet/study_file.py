@@ -1,0 +1,126 @@
+"""A study's file: read as YAML, with messages that name file, key, value and the nearest names. No torch here."""
+
+from itertools import accumulate
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+
+from imbdet.config import Study
+from imbdet.errors import UserError, nearest
+
+MAX_BYTES, MAX_VALUES = 1_000_000, 100_000  # a list of image ids may be long
+MAX_DEPTH = 20  # levels, of which a study has about seven
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML silently keeps the last of two equal keys; a study that names an experiment twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):  # other keys are refused as such
+                if key.value in seen:
+                    raise yaml.YAMLError(f"key {key.value!r} stands twice{key.start_mark}")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and check ``config/<study>.yaml``. Raises :class:`UserError` naming file, key, value and what is allowed."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; a study is a few pages of settings")
+        text = path.read_text(encoding="utf-8")
+        if _is_deep(text):
+            raise UserError(f"{path} is nested more than {MAX_DEPTH} levels deep; a study has about seven")
+        raw = yaml.load(text, Loader=_NoDuplicates)
+    except FileNotFoundError as error:
+        known = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UserError(f"no study {path}; {nearest(str(path), known)}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; expected a file config/STUDY.yaml") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must hold a mapping of keys to values, got {type(raw).__name__}")
+    if _is_larger(raw, MAX_VALUES):
+        raise UserError(f"{path} holds more than {MAX_VALUES:,} values once its aliases (*name) are put in; use fewer")
+    return parse_study(raw, name=path.stem, where=str(path))
+
+
+def _is_deep(text: str) -> bool:
+    """Whether YAML is nested too deeply, by its events: to build the values of such a one would end in recursion."""
+    events = yaml.parse(text, Loader=yaml.SafeLoader)
+    starts = (
+        isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent) for event in events
+    )
+    return any(depth > MAX_DEPTH for depth in accumulate(starts))
+
+
+def _is_larger(value: Any, limit: int) -> bool:
+    """Whether a nested value has more than ``limit`` parts; a few lines of aliases can stand for billions."""
+    waiting, count = [value], 0
+    while waiting and count <= limit:
+        part = waiting.pop()
+        count += 1
+        if isinstance(part, dict | list):
+            waiting += part.values() if isinstance(part, dict) else part
+    return count > limit
+
+
+def parse_study(raw: dict[str, Any], name: str, where: str) -> Study:
+    """Check a study given as a mapping; ``where`` stands in front of every message."""
+    try:
+        return Study.model_validate({"name": name, **raw})
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(where, raw, e) for e in error.errors())) from None
+
+
+def _explain(where: str, raw: dict[str, Any], error: Any) -> str:
+    """One pydantic error as a sentence with the key's path, the value and, for an unknown key, the nearest ones."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(_in_file(raw, location))
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key {key!r}; {nearest(location[-1], _keys_at(Study, location[:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: key {key!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):
+        return f"{where}: {key + ': ' if key else ''}{message}"
+    return f"{where}: {key} is {error['input']!r}: {message}"
+
+
+def _in_file(raw: Any, location: list[str]) -> list[str]:
+    """The path as the file has it: where a section may be of several kinds, pydantic puts in which one it is."""
+    shown = []
+    for part in location:
+        is_dict = isinstance(raw, dict)
+        if is_dict and part not in raw and part in (raw.get("name"), raw.get("source")):
+            continue
+        shown.append(part)
+        raw = raw.get(part) if is_dict else None
+    return shown
+
+
+def _keys_at(model: Any, location: list[str]) -> set[str]:
+    """The keys that are allowed at a path inside a model; union members are told apart by their tag."""
+    if get_origin(model) is Annotated:
+        model = get_args(model)[0]
+    if get_origin(model) in (Union, UnionType):
+        tags: dict[str, Any] = {}
+        for member in get_args(model):
+            for field in getattr(member, "model_fields", {}).values():
+                tags |= {tag: member for tag in get_args(field.annotation) if isinstance(tag, str)}
+        return _keys_at(tags[location[0]], location[1:]) if location and location[0] in tags else set()
+    if get_origin(model) is dict:
+        return _keys_at(get_args(model)[1], location[1:])
+    fields = getattr(model, "model_fields", {})
+    if not location:
+        return set(fields)
+    return _keys_at(fields[location[0]].rebuild_annotation(), location[1:]) if location[0] in fields else set()

@@ -1,0 +1,241 @@
+"""The verdicts: claims are the papers' own, the rules hold at their borders, and nothing is called replicated."""
+
+import json
+
+import fabricate
+import pandas as pd
+import pytest
+from promises import refused
+
+from imbdet import figures
+from imbdet.config import Study
+from imbdet.figures import comparison, records, verdicts
+from imbdet.layout import Layout
+
+CLAIMS = pd.read_csv(verdicts.CLAIMS).set_index("claim")
+# Where the two numbers of a claim stand: a table, its column, and the rows (first minus second).
+TABLE_OF = {
+    "focal_over_alpha_ce": ("focal_loss_1b", "AP", "gamma == 2", "gamma == 0"),
+    "gamma_5_below_2": ("focal_loss_1b", "AP", "gamma == 5", "gamma == 2"),
+    "alpha_75_over_5": ("focal_loss_1a", "AP", "alpha == 0.75", "alpha == 0.5"),
+    "focal_over_ohem": ("focal_loss_1d", "AP", "method == 'FL'", "method != 'FL'"),  # the best of them
+    "focal_star_like_focal": ("focal_loss_3", "AP", "loss == 'FL*' and gamma == 2", "loss == 'FL'"),
+    "noisy_anchors_over_focal": (
+        "noisy_anchors",
+        "AP",
+        "backbone == 'R50-FPN' and schedule == '1x' and method == 'noisy anchors'",
+        "backbone == 'R50-FPN' and schedule == '1x' and method == 'baseline'",
+    ),
+    "pisa_over_focal": (
+        "pisa",
+        "AP",
+        "model == 'RetinaNet' and backbone == 'R50-FPN' and method == 'PISA'",
+        "model == 'RetinaNet' and backbone == 'R50-FPN' and method == 'baseline'",
+    ),
+    "pisa_over_random": (
+        "pisa",
+        "AP",
+        "model == 'Faster R-CNN' and backbone == 'R50-FPN' and method == 'PISA'",
+        "model == 'Faster R-CNN' and backbone == 'R50-FPN' and method == 'baseline'",
+    ),
+    "eql_over_sigmoid": ("equalization_methods", "AP_box", "method == 'EQL'", "method == 'sigmoid cross entropy'"),
+}
+ELSEWHERE = {"swn_over_baseline", "ohem_over_random"}  # of which no published table is in this project
+
+
+def test_claims_are_complete():
+    assert CLAIMS.index.is_unique
+    assert set(CLAIMS.index) == set(TABLE_OF) | ELSEWHERE
+    assert set(CLAIMS["direction"]) == {"better", "worse", "equal"}
+    assert set(CLAIMS["metric"]) == {"AP", "AP50"}
+    assert CLAIMS.drop(columns=["published", "margin"]).notna().all(axis=None)
+    assert CLAIMS["margin"].notna().tolist() == (CLAIMS["direction"] == "equal").tolist()
+    assert CLAIMS.index[CLAIMS["published"].isna()].tolist() == ["swn_over_baseline"]
+    signed = CLAIMS.dropna(subset="published")
+    assert (signed.loc[signed["direction"] == "better", "published"] > 0).all()
+    assert (signed.loc[signed["direction"] == "worse", "published"] < 0).all()
+
+
+@pytest.mark.parametrize("claim", TABLE_OF)
+def test_a_published_difference_is_that_of_the_published_rows(claim):
+    name, column, first, second = TABLE_OF[claim]
+    table = comparison.published(name)
+    ours, theirs = table.query(first), table.query(second)
+    assert len(ours) == 1
+    assert ours[column].iloc[0] - theirs[column].max() == pytest.approx(CLAIMS.loc[claim, "published"])
+    assert CLAIMS.loc[claim, ["paper", "table", "data"]].tolist() == ours[["paper", "table", "data"]].iloc[0].tolist()
+    if claim.startswith(("focal", "gamma", "alpha")):
+        assert CLAIMS.loc[claim, "setting"] == ours["setting"].iloc[0]
+
+
+def row(**changes):
+    """A difference of +2 (1 to 3) points over several seeds, of a claim that the first is better."""
+    found = {"seeds": 3, "over": "seeds_and_images", "direction": "better", "margin": None}
+    return {**found, "difference": 2.0, "low": 1.0, "high": 3.0, "p_holm": 0.01, **changes}
+
+
+@pytest.mark.parametrize(
+    ("direction", "difference", "p", "verdict"),
+    [
+        ("better", 2.0, 0.0499, "agrees"),
+        ("better", 2.0, 0.05, "cannot tell"),
+        ("better", -2.0, 0.0499, "disagrees"),
+        ("better", -2.0, 0.05, "cannot tell"),
+        ("worse", -2.0, 0.0499, "agrees"),
+        ("worse", 2.0, 0.0499, "disagrees"),
+        ("worse", -2.0, 1.0, "cannot tell"),
+    ],
+)
+def test_better_and_worse_are_told_by_sign_and_adjusted_p(direction, difference, p, verdict):
+    assert verdicts.judge(row(direction=direction, difference=difference, p_holm=p))[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.5, 0.5, "agrees"),
+        (0.1, 0.4, "agrees"),  # sure to be above zero, and equal for all that
+        (-0.5, 0.51, "cannot tell"),
+        (-0.51, 0.5, "cannot tell"),
+        (0.5, 1.0, "cannot tell"),
+        (0.51, 1.0, "disagrees"),
+        (-1.0, -0.5, "cannot tell"),
+        (-1.0, -0.51, "disagrees"),
+        (-3.0, 3.0, "cannot tell"),
+    ],
+)
+def test_equal_is_told_by_the_whole_interval(low, high, verdict):
+    found = row(direction="equal", margin=0.5, low=low, high=high, p_holm=0.001)
+    assert verdicts.judge(found)[0] == verdict
+
+
+@pytest.mark.parametrize("direction", ["better", "worse", "equal"])
+@pytest.mark.parametrize("difference", [-20.0, 0.0, 20.0])
+@pytest.mark.parametrize(("changes", "why"), [({"seeds": 1}, "one run"), ({"over": "images"}, "these very runs")])
+def test_without_seeds_nothing_can_be_told(direction, difference, changes, why):
+    """However large the difference is, and however close to zero."""
+    sure = {"difference": difference, "low": difference - 0.1, "high": difference + 0.1, "p_holm": 0.0001}
+    verdict, reason = verdicts.judge(row(direction=direction, margin=0.5, **sure, **changes))
+    assert verdict == "cannot tell"
+    assert why in reason
+    assert "another seed may differ" in reason
+
+
+def full_study(**changes) -> Study:
+    """All claims that the fabricated experiments can be asked for, with three seeds."""
+    pairs = {
+        "focal_over_alpha_ce": ["focal-g2", "ce-a0.75"],
+        "gamma_5_below_2": ["focal-g5", "focal-g2"],
+        "focal_star_like_focal": ["focal-star-g2-b1", "focal-g2"],
+        "pisa_over_random": ["two-pisa", "two-cross_entropy"],
+        "swn_over_baseline": ["sample_weighting", "focal-g2"],
+        "ohem_over_random": ["two-ohem", "two-cross_entropy"],
+    }
+    intervals = {
+        "resamples": 500,
+        "over": "seeds_and_images",
+        "baselines": ["ce-a0.75", "focal-g2", "two-cross_entropy"],
+    }
+    report = {**fabricate.raw_study()["report"], "verdicts": pairs}
+    return fabricate.study(**{"seeds": [7, 8, 9], "intervals": intervals, "report": report, **changes})
+
+
+@pytest.fixture
+def several(project):
+    """That study, its layout and its record, which a test may change and write again."""
+    made = full_study()
+    layout = Layout.of(made)
+    record = fabricate.intervals(made)
+    layout.intervals.write_text(json.dumps(record))
+    return made, layout, record
+
+
+def test_differences_are_those_of_the_record_in_points(several):
+    made, layout, record = several
+    data = verdicts.data(made, layout)
+    assert data["claim"].tolist() == list(made.report.verdicts)
+    for _, shown in data.iterrows():
+        (found,) = (
+            one
+            for one in record["differences"]
+            if [one[key] for key in ("experiment", "baseline", "metric")]
+            == shown[["experiment", "baseline", "metric"]].tolist()
+        )
+        columns = ["difference", "low", "high", "smallest_effect"]
+        expected = [100 * found[key] for key in ("value", "low", "high", "smallest_effect")]
+        assert shown[columns].tolist() == pytest.approx(expected)
+        assert shown["p_holm"] == found["p_holm"]
+        assert (shown["verdict"], shown["reason"]) == verdicts.judge(shown)
+    assert data.set_index("claim").loc["ohem_over_random", "metric"] == "AP50"
+
+
+def test_the_table_and_the_picture_hold_a_row_for_each_claim(several):
+    made, layout, record = several
+    for difference in record["differences"]:
+        difference["p_holm"] = 0.001 if difference["value"] > 0 else 0.9
+    layout.intervals.write_text(json.dumps(record))
+    figures.run(made, layout, "verdicts")
+    data = records.parse_csv((layout.figures / "verdicts.csv").read_text(), "verdicts")
+    table = (layout.figures / "verdicts.md").read_text()
+    assert {"agrees", "cannot tell"} <= set(data["verdict"])
+    for _, shown in data.iterrows():
+        (line,) = (line for line in table.splitlines() if shown["statement"].replace("*", r"\*") in line)
+        assert f"| {shown['verdict']} |" in line
+        assert f"{shown['difference']:+.1f} ({shown['low']:+.1f} to {shown['high']:+.1f})" in line
+        assert f"| {shown['smallest_effect']:.1f} |" in line
+        assert shown["claimed_setting"] in line
+    axes = verdicts.draw(data).axes[0]
+    assert [text.get_text() for text in axes.texts] == data["verdict"].tolist()
+    assert len(axes.get_yticks()) == len(data)
+
+
+def test_captions_give_the_rules_and_say_that_this_is_no_replication(several):
+    made, layout, _ = several
+    data = verdicts.data(made, layout)
+    caption = verdicts.caption(made, data)
+    for words in (
+        "below .05 after Holm's correction",
+        "within ±0.5 points",
+        "the margin is ours",
+        "another seed may differ",
+        "found four times of five",
+        "the mean of 3 seeds",
+        "500 paired resamples of seeds and images",
+        "no replication of any paper",
+        "seeds 7, 8, 9",
+    ):
+        assert words in caption
+    coco = full_study(data={"source": "coco2017", "folder": "data/coco"})
+    assert "no replication" not in verdicts.caption(coco, data)
+    alike = data[data["direction"] != "equal"]
+    assert "margin" not in verdicts.caption(made, alike)
+
+
+def test_one_seed_tells_nothing_and_nothing_is_ever_called_replicated(drawn, several):
+    made, layout, _ = several
+    figures.run(made, layout, "verdicts")
+    for folder in (drawn / layout.figures, layout.figures):
+        for suffix in ("csv", "rst", "md", "tex", "svg"):
+            assert "replicated" not in (folder / f"verdicts.{suffix}").read_text().lower()
+    data = records.parse_csv((drawn / layout.figures / "verdicts.csv").read_text(), "verdicts")
+    assert set(data["verdict"]) == {"cannot tell"}
+    assert "one run of each, with the 95 % interval" in (drawn / layout.figures / "verdicts.rst").read_text()
+
+
+@pytest.mark.promise("Seeds, intervals and sweeps that make no sense are refused", "bad input")
+def test_an_unknown_claim_names_the_nearest_before_anything_runs():
+    made = full_study()
+    report = made.report.model_copy(update={"verdicts": {"focal_over_ohm": ("focal-g2", "ce-a0.75")}})
+    wrong = made.model_copy(update={"report": report})
+    with refused(r"report\.verdicts names no claim '.*'; did you mean '.*'") as error:
+        figures.inputs(wrong, Layout.of(wrong), "verdicts")
+    assert "'focal_over_ohem'" in str(error.value)
+
+
+def test_a_record_that_lacks_a_pair_is_named(several):
+    made, layout, record = several
+    record["differences"] = [one for one in record["differences"] if one["experiment"] != "focal-g5"]
+    layout.intervals.write_text(json.dumps(record))
+    with refused("has no difference in AP between .* and .*; it is older") as error:
+        verdicts.data(made, layout)
+    assert f"{layout.intervals} has no difference in AP between focal-g5 and focal-g2" in str(error.value)
