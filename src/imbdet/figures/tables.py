@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from itertools import groupby
 
 BLANK = "–"
-_LATEX = {"\\": r"\textbackslash{}", "→": r"$\to$", "–": "--", "−": "$-$", "±": r"$\pm$", "γ": r"$\gamma$", "β": r"$\beta$", "α": r"$\alpha$"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "→": r"$\to$",
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "γ": r"$\gamma$",
+    "β": r"$\beta$",
+    "α": r"$\alpha$",
+}
 _LATEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
 
 
