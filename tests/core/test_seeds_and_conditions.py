@@ -132,7 +132,7 @@ REFUSED = {
     "a verdict without intervals": (VERDICT, r"report.verdicts.focal_over_ce compares .* not in intervals.baselines"),
     "a verdict across detectors": (
         {"intervals": INTERVALS | {"over": "images"}, "report": {"verdicts": {"claim": ["two-stage", "ce"]}}},
-        r"report.verdicts.claim compares 'two-stage' with 'ce'; expected two experiments of one detector",
+        r"report.verdicts.claim compares 'two-stage' with 'ce', which are not two of one detector",
     ),
     "a verdict on an unknown experiment": (
         {"report": {"verdicts": {"claim": ["focal", "ce"]}}},

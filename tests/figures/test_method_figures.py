@@ -305,7 +305,7 @@ def test_without_a_one_stage_detector_the_funnel_stands_alone(project, layout):
         "funnel": ["two-cross_entropy"],
     }
     detectors = {"faster_rcnn": raw["detectors"]["faster_rcnn"]}
-    study = fabricate.study(detectors=detectors, experiments=chosen, report=report)
+    study = fabricate.study(detectors=detectors, experiments=chosen, report=report, intervals=None)
     assert "structure" not in figures.names(study)
     assert layout.census("retinanet") not in figures.inputs(study, layout, "funnel")
     data = figure("funnel").data(study, layout)

@@ -87,7 +87,11 @@ def test_a_step_depends_on_its_own_detector_and_methods(tiny: Pipeline) -> None:
     before = changed(tiny, {})
     rpn, roi = (before.study.experiments["two-stage"].methods[stage] | {"box_beta": 0.5} for stage in ("rpn", "roi"))
     changes = {
-        "faster_rcnn": {"detectors": {"faster_rcnn": before.values["detectors"]["faster_rcnn"] | {"short_side": 48}}},
+        "faster_rcnn": {
+            "detectors": {
+                "faster_rcnn": before.study.model_dump(mode="json")["detectors"]["faster_rcnn"] | {"short_side": 48}
+            }
+        },
         "rpn": {"experiments": {"two-stage": {"methods": {"rpn": rpn}}}},
         "roi": {"experiments": {"two-stage": {"methods": {"roi": roi}}}},
     }
@@ -102,7 +106,7 @@ def test_a_step_depends_on_its_own_detector_and_methods(tiny: Pipeline) -> None:
 
 def test_another_detector_of_equal_settings_is_another_setting(tiny: Pipeline) -> None:
     """Also for DVC, which reads the values at the keys that the pipeline file lists."""
-    second = changed(tiny, {}).values["detectors"]["retinanet"]
+    second = changed(tiny, {}).study.model_dump(mode="json")["detectors"]["retinanet"]
     before = changed(tiny, {"detectors": {"second": second}, "experiments": {"focal-g2.0": {"detector": "second"}}})
     assert ("experiments", "focal-g2.0", "detector") in before.keys("train", "focal-g2.0")
     after = changed(tiny, {"detectors": {"second": second}, "experiments": {"ce": {"detector": "second"}}})
@@ -128,7 +132,7 @@ def test_a_step_depends_on_the_code_of_each_of_its_methods(tiny: Pipeline) -> No
 
 def test_an_experiment_may_have_the_name_of_a_detector(tiny: Pipeline) -> None:
     """Even that of another one."""
-    experiment = changed(tiny, {}).values["experiments"]["two-stage"]
+    experiment = changed(tiny, {}).study.model_dump(mode="json")["experiments"]["two-stage"]
     pipeline = changed(tiny, {"experiments": {"retinanet": experiment | {"label": "named so"}}})
     assert ("detectors", "retinanet") in pipeline.keys("census", "retinanet")
     assert ("experiments", "ce", "methods") in pipeline.keys("census", "retinanet")

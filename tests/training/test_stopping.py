@@ -32,7 +32,7 @@ def wait_for(condition, seconds=60):
 
 
 def checkpoints(folder):
-    return sorted(folder.glob("scratch/*/*/*/step-*.pt"))
+    return sorted(folder.glob("scratch/*/*/*/*/step-*.pt"))
 
 
 def under_way(folder):
@@ -85,7 +85,7 @@ def test_processes_stop_after_the_same_step_when_one_is_asked(workspace, config)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "imbdet", "train", config(train=LONG | {"steps": 5000}), "ce"]
     launched = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: list(workspace.glob("scratch/*/*/*/fingerprint.json")))
+    wait_for(lambda: list(workspace.glob("scratch/*/*/*/*/fingerprint.json")))
     time.sleep(1)
     (second,) = [pid for pid in children(launched.pid) if variable(pid, "RANK") == "1"]
     os.kill(second, signal.SIGTERM)
@@ -115,7 +115,7 @@ def test_a_training_ends_when_its_parent_is_killed(workspace, config):
         ["bash", "-c", f"{sys.executable} -m imbdet train {path} ce > output.txt 2>&1; exit $?"],
         env=os.environ | {signals.PARENT: str(parent.pid)},
     )
-    wait_for(lambda: list(workspace.glob("scratch/*/*/*/fingerprint.json")))
+    wait_for(lambda: list(workspace.glob("scratch/*/*/*/*/fingerprint.json")))
     time.sleep(0.5)
     parent.kill()  # not waited for: what is left of it, a zombie, must not count as alive
     assert shell.wait(10) == 143

@@ -54,12 +54,11 @@ def data(study: Study, layout: Layout) -> "DataFrame":
 
 
 def _baseline(study: Study, experiment: str) -> str:
-    """The experiment that one is compared with: the first of its detector that is a baseline, or plain, or any."""
+    """The experiment that one is compared with: the first of its detector that is a baseline, or else any."""
     detector = study.experiment(experiment).detector
     rivals = [name for name in experiments(study) if study.experiment(name).detector == detector]
     named = study.intervals.baselines if study.intervals else ()
-    plain = [name for name in rivals if study.experiment(name).method["name"] == "cross_entropy"]
-    return [*(name for name in named if name in rivals), *plain, *rivals][0]
+    return [*(name for name in named if name in rivals), *rivals][0]
 
 
 def caption(study: Study, data: "DataFrame") -> str:

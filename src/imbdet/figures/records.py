@@ -98,9 +98,9 @@ def first_detector(study: Study, kind: str) -> str | None:
 
 def require(study: Study, layout: Layout, paths: Iterable[Path], name: str) -> None:
     """Raise :class:`UserError` that lists the records which do not exist, with the command for each."""
-    commands = _commands(study, layout)
     missing = [path for path in paths if not path.is_file()]
     if missing:
+        commands = _commands(study, layout)
         lines = [f"  {path}: python -m imbdet {commands[path]}" for path in missing]
         raise UserError("\n".join([f"figure {name} of study {study.name} needs records that do not exist:", *lines]))
 

@@ -47,9 +47,10 @@ def claims(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
-    """The intervals; the claims are part of the code, and checked here, before anything runs."""
+    """The intervals, and the records of training, which tell the detector; the claims are checked before anything runs."""
     claims(study)
-    return [layout.intervals]
+    experiments = dict.fromkeys(experiment for experiment, _ in study.report.verdicts.values())
+    return [layout.intervals, *map(layout.training, experiments)]
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
@@ -59,21 +60,23 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     baseline_label, detector, measured_data, images, seeds (how many), over, resamples; difference, low, high, p_holm,
     smallest_effect; verdict, reason.
     """
-    return records.frame(_rows(study, records.read_json(layout.intervals)))
+    return records.frame(_rows(study, layout))
 
 
-def _rows(study: Study, record: records.Record) -> Iterator[dict[str, Any]]:
+def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
+    record = records.read_json(layout.intervals)
+    label = {name: entry["label"] for name, entry in record["experiments"].items()}
     about = {"measured_data": record["data"], "images": record["images"], "seeds": len(record["seeds"])}
     about |= {key: record[key] for key in ("over", "resamples")}
     for key, claim in claims(study).items():
         claimed = {f"claimed_{name}" if name in ("data", "setting") else name: value for name, value in claim.items()}
         experiment, baseline = study.report.verdicts[key]
-        detector = study.detector(experiment)
+        detector = records.read_json(layout.training(experiment))["config"]["detector"]
         row = {
             **{"claim": key, **claimed},
-            **{"experiment": experiment, "label": study.experiment(experiment).label},
-            **{"baseline": baseline, "baseline_label": study.experiment(baseline).label},
-            **{"detector": f"{gains.NAMES[detector.name]}, backbone {detector.backbone}", **about},
+            **{"experiment": experiment, "label": label[experiment]},
+            **{"baseline": baseline, "baseline_label": label[baseline]},
+            **{"detector": f"{gains.NAMES[detector['name']]}, backbone {detector['backbone']}", **about},
             **_difference(record, experiment, baseline, claim["metric"]),
         }
         verdict, reason = judge(row)
