@@ -47,7 +47,7 @@ def claims(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
-    """The intervals, and the records of training, which tell the detector; the claims are checked before anything runs."""
+    """The intervals, and records of training, which tell the detector; claims are checked before anything runs."""
     claims(study)
     experiments = dict.fromkeys(experiment for experiment, _ in study.report.verdicts.values())
     return [layout.intervals, *map(layout.training, experiments)]
