@@ -57,7 +57,7 @@ def caption(study: Study, data: "DataFrame") -> str:
         f"middle half, with the median; line: from {first['from']:.0%} to {first['to']:.0%} of the scores. On the "
         "right, the separation: how probably a foreground detection has the higher score of the two (area under the "
         f"ROC curve; 0.5 by chance, 1 at best). {ends}Only detections that the detector keeps are in it (score "
-        f"threshold {study.evaluate.score_threshold:g}, suppression, {study.evaluate.detections_per_image} an image), "
+        "threshold, suppression, a limit for each image), "
         f"so that the numbers differ between methods: {sizes}. The level of the scores is a matter of each method's "
         "loss: compare how far the two lie apart. One run each. "
         + captions.about(study, f"measured on {data['images'].iloc[0]:,} validation images")
