@@ -158,11 +158,10 @@ class Study(Section):
         for axis, settings in self.sweep.items():
             for x, changes in settings.points.items():
                 try:
-                    self._data(f"{axis}-{x:g}", changes)
+                    self._data(condition_name(axis, x, changes), changes)
                 except ValidationError as error:
-                    problems = [".".join(map(str, e["loc"])) + f": {e['msg']}" for e in error.errors()]
                     raise ValueError(
-                        f"sweep.{axis}.points.{x:g}, which replaces values of data: {'; '.join(problems)}"
+                        f"sweep.{axis}.points.{x:g}, which replaces values of data: {_problems(error)}"
                     ) from None
         return self
 
@@ -172,9 +171,8 @@ class Study(Section):
             try:
                 self._train(detector)
             except ValidationError as error:
-                keys = [".".join(map(str, e["loc"])) + f": {e['msg']}" for e in error.errors()]
                 raise ValueError(
-                    f"detectors.{name}.train, which replaces values of train: {'; '.join(keys)}. "
+                    f"detectors.{name}.train, which replaces values of train: {_problems(error)}. "
                     f"Keys of train: {', '.join(Train.model_fields)}"
                 ) from None
         return self
@@ -202,20 +200,21 @@ class Study(Section):
         wanted: dict[str, tuple[dict[str, Any], str, set[str]]] = {}
         for key, axis in self.sweep.items():
             for x, changes in axis.points.items():
-                name, words = (f"{key}-{x:g}", f"; {axis.label} {x:g}") if changes else (BASE, "")
+                name, words = condition_name(key, x, changes), f"; {axis.label} {x:g}" if changes else ""
                 wanted.setdefault(name, (changes, words, set()))[2].update(axis.experiments)
         return {name: self._condition(name, *parts) for name, parts in wanted.items()}
 
     def at_condition(self, condition: str) -> "Study":
         """One of :attr:`conditions`. Raises :class:`UserError` if there is none of this name."""
-        if condition not in self.conditions:
+        known = self.conditions
+        if condition not in known:
             problem = (
-                f"no condition {condition!r}; {nearest(condition, self.conditions)}"
+                f"no condition {condition!r}; {nearest(condition, known)}"
                 if condition
-                else (f"it is a sweep; choose one of its conditions with --condition: {', '.join(self.conditions)}")
+                else f"it is a sweep; choose one of its conditions with --condition: {', '.join(known)}"
             )
             raise UserError(f"study {self.name}: {problem}")
-        return self.conditions[condition]
+        return known[condition]
 
     def _condition(self, name: str, changes: dict[str, Any], words: str, experiments: set[str]) -> "Study":
         chosen = {key: experiment for key, experiment in self.experiments.items() if key in experiments}
@@ -253,6 +252,16 @@ class Study(Section):
         if name not in self.experiments:
             raise UserError(f"study {self.name}: no experiment {name!r}; {nearest(name, self.experiments)}")
         return self.experiments[name]
+
+
+def condition_name(axis: str, x: float, changes: dict[str, Any]) -> str:
+    """The name of a sweep's point; all points at which nothing changes are one."""
+    return f"{axis}-{x:g}" if changes else BASE
+
+
+def _problems(error: ValidationError) -> str:
+    """What is wrong with the values that replace those of a section, by their keys."""
+    return "; ".join(".".join(map(str, e["loc"])) + f": {e['msg']}" for e in error.errors())
 
 
 def method_modules(study: Study, experiment: str) -> list[str]:

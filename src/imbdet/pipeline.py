@@ -170,7 +170,8 @@ class Pipeline:
         _check_paths(path, self.study.data.folder)
         _check_addresses(path, self.study.data)
         self.layout = Layout.of(self.study)
-        self._values = {name: study.model_dump(mode="json") for name, study in self.study.conditions.items()}
+        studies = {"": self.study, **self.study.conditions}
+        self._values = {name: study.model_dump(mode="json") for name, study in studies.items()}
 
     @property
     def file(self) -> Path:
@@ -200,8 +201,7 @@ class Pipeline:
 
     def settings(self, rule: str, name: str = "", condition: str = "") -> str:
         """The values at :meth:`keys` as canonical JSON, for Snakemake to compare; of a sweep those at a condition."""
-        study = self._values.get(condition) or self.study.model_dump(mode="json")
-        values = {".".join(key): reduce(getitem, key, study) for key in self.keys(rule, name)}
+        values = {".".join(key): reduce(getitem, key, self._values[condition]) for key in self.keys(rule, name)}
         return json.dumps(values, sort_keys=True)
 
     @property

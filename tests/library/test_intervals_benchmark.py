@@ -1,7 +1,5 @@
 """The benchmark of the intervals: both ways give the same numbers, and the page says what the record says."""
 
-import json
-
 import pytest
 from scripts import load
 
@@ -11,16 +9,6 @@ SIZES = {"images": 60, "boxes": 400, "classes": 12, "detections": 3000}
 @pytest.fixture(scope="module")
 def benchmark():
     return load("intervals")
-
-
-@pytest.fixture(scope="module")
-def page():
-    return load("page")
-
-
-@pytest.fixture(scope="module")
-def committed(page):
-    return [json.loads(path.read_text(encoding="utf-8")) for path in page.RECORDS]
 
 
 def test_the_two_methods_differ_on_the_same_images(benchmark):

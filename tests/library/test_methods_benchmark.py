@@ -1,7 +1,6 @@
 """The benchmark of the methods: realistic samples, fair comparison, and a page that says what its records say."""
 
 import copy
-import json
 from dataclasses import replace
 
 import pytest
@@ -23,11 +22,6 @@ def benchmark():
 
 
 @pytest.fixture(scope="module")
-def page():
-    return load("page")
-
-
-@pytest.fixture(scope="module")
 def groups(benchmark):
     return benchmark.make_groups(SIZES, CPU)
 
@@ -35,11 +29,6 @@ def groups(benchmark):
 @pytest.fixture(scope="module")
 def record(benchmark):
     return benchmark.make_record(SIZES, repetitions=3, threads=[1])
-
-
-@pytest.fixture(scope="module")
-def committed(page):
-    return [json.loads(path.read_text(encoding="utf-8")) for path in page.RECORDS]
 
 
 def test_every_method_is_measured_at_every_stage_of_its_paper(benchmark):

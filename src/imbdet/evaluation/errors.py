@@ -102,7 +102,8 @@ def analyse(truth: dict[str, Any], detections: Detections, detections_per_image:
     Raises:
         UserError: an image or category that the annotations lack.
     """
-    verdicts = judge(Boxes.of(truth), _best(Found.of(detections, truth), max(100, detections_per_image)))
+    found = Found.of(detections, truth)
+    verdicts = judge(Boxes.of(truth), found.select(found.rank < max(100, detections_per_image)))
     before = verdicts.ap50()
     kinds = ("true", "ignored", *ERRORS)
     return {
@@ -120,12 +121,6 @@ def analyse(truth: dict[str, Any], detections: Detections, detections_per_image:
 
 def _gain(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else after - before
-
-
-def _best(found: Found, limit: int) -> Found:
-    """The detections of highest scores, ``limit`` of each image and class at most."""
-    group = found.label * (1 << 32) + found.image
-    return found.select(np.arange(len(group)) - np.searchsorted(group, group) < limit)
 
 
 @dataclass(frozen=True)

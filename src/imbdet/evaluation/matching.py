@@ -50,6 +50,11 @@ class _Rows:
     label: Ints
     bbox: Floats
 
+    @property
+    def group(self) -> Ints:
+        """[n] a number for each class and image, ascending."""
+        return self.label * (1 << 32) + self.image
+
     def select(self, rows: NDArray[Any] | slice) -> Self:
         """The rows of a mask or a slice."""
         return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
@@ -100,6 +105,12 @@ class Found(_Rows):
         label = positions("category", detections.category_id, truth, "detections")
         bbox, score = detections.bbox.astype(np.float64), detections.score.astype(np.float64)
         return cls(image, label, bbox, score, np.zeros(len(score), np.bool_)).select(np.lexsort((-score, image, label)))
+
+    @property
+    def rank(self) -> Ints:
+        """[n] place of each within its image and class, 0 for the highest score."""
+        group = self.group
+        return np.arange(len(group)) - np.searchsorted(group, group)
 
     def dataset(self) -> core.Dataset:
         """The detections of one class as the core wants them."""

@@ -50,7 +50,7 @@ def match(truth: dict[str, Any], detections: Detections, limit: int = 100) -> li
     """
     boxes, found = Boxes.of(truth), Found.of(detections, truth)
     images, classes = len(truth["images"]), len(truth["categories"])
-    found = found.select(_rank(found) < limit)
+    found = found.select(found.rank < limit)
     taken, ignored = _match(boxes, found)
     result = []
     for k in range(classes):
@@ -63,17 +63,6 @@ def match(truth: dict[str, Any], detections: Detections, limit: int = 100) -> li
     return result
 
 
-def _rank(found: Found) -> Ints:
-    """[n] place of each detection within its image and class, the highest score first."""
-    group = _group(found)
-    return np.arange(len(group)) - np.searchsorted(group, group)
-
-
-def _group(rows: Boxes | Found) -> Ints:
-    """[n] a number for each image and class, ascending."""
-    return rows.label * (1 << 32) + rows.image
-
-
 def _match(boxes: Boxes, found: Found) -> tuple[Bools, Bools]:
     """COCO's greedy matching at all thresholds: [T, n] whether a detection takes a box, and whether it lies on a crowd.
 
@@ -81,7 +70,7 @@ def _match(boxes: Boxes, found: Found) -> tuple[Bools, Bools]:
     equal ones the last. All that are first in their image choose at once, then all second ones, and so on.
     """
     d, g, iou = _pairs(boxes, found)
-    rank = _rank(found)[d]
+    rank = found.rank[d]
     taken, ignored = np.zeros((2, len(IOUS), len(found.score)), bool)
     free = np.ones((len(IOUS), len(boxes.area)), bool)
     least = np.minimum(IOUS, 1 - 1e-10)[:, None]
@@ -110,7 +99,7 @@ def _match(boxes: Boxes, found: Found) -> tuple[Bools, Bools]:
 
 def _pairs(boxes: Boxes, found: Found) -> tuple[Ints, Ints, Floats]:
     """Detection, box and IoU of all pairs of one image and class whose IoU reaches the lowest threshold."""
-    of_box, of_found = _group(boxes), _group(found)
+    of_box, of_found = boxes.group, found.group
     first, end = (np.searchsorted(of_box, of_found, side) for side in ("left", "right"))
     number = end - first
     d = np.repeat(np.arange(len(of_found)), number)

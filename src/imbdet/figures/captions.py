@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from imbdet.config import Study
 from imbdet.settings import Coco2017Data
 
+RESAMPLED = {"images": "images", "seeds_and_images": "seeds and images"}  # by ``over`` of the intervals
+
 
 def is_coco(study: Study) -> bool:
     """Whether a study's numbers are COCO results: of all its images."""

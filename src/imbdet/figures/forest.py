@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 from imbdet.config import Study
 from imbdet.errors import UserError
 from imbdet.figures import captions, records, style
-from imbdet.figures.tables import BLANK, Column, numbers, text
+from imbdet.figures.tables import BLANK, Column, intervals, numbers, text
 from imbdet.layout import Layout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 METRIC = "AP"
-SURE = 0.05  # of adjusted p values
 ROW = 0.21  # inches
 COLOUR = style.COLOURS[1]
 SEED = "seed_"  # before the number of a seed, in the columns of the seeds' own differences
@@ -102,17 +101,12 @@ def table(data: "DataFrame") -> list[Column]:
         Column("", "experiment", text(data["label"])),
         Column("", "detector", text(data["detector"])),
         Column("", METRIC, numbers(data[METRIC], ".1f")),
-        Column("", "95 %", _intervals(data["AP_low"], data["AP_high"], ".1f")),
+        Column("", "95 %", intervals(data["AP_low"], data["AP_high"], ".1f")),
         Column("", "difference", differences),
-        Column("", "95 %", _intervals(data["low"], data["high"], "+.1f")),
+        Column("", "95 %", intervals(data["low"], data["high"], "+.1f")),
         Column("", "p (Holm)", p_values),
         Column("", "smallest effect", numbers(data["smallest_effect"], ".1f")),
     ]
-
-
-def _intervals(low: "Series[float]", high: "Series[float]", form: str) -> list[str]:
-    pairs = zip(numbers(low, form), numbers(high, form), strict=True)
-    return [BLANK if a == BLANK else f"{a} to {b}" for a, b in pairs]
 
 
 def draw(data: "DataFrame") -> "Figure":
@@ -133,7 +127,7 @@ def _panel(axes: "Axes", rows: "DataFrame", seeds: list[str]) -> None:
         effect = row["smallest_effect"]
         axes.barh(place, 2 * effect, left=-effect, height=0.5, color="#e4e4e4", zorder=1.5)
         axes.plot([row["low"], row["high"]], [place, place], color=COLOUR, linewidth=1.5, solid_capstyle="butt")
-        face = COLOUR if row["p_holm"] < SURE else "white"
+        face = COLOUR if row["p_holm"] < records.SIGNIFICANT else "white"
         axes.plot(row["difference"], place, "o", color=COLOUR, markerfacecolor=face, markersize=5.5)
         if len(seeds) > 1:
             axes.plot(row[seeds], [place + 0.3] * len(seeds), ".", color=style.COLOURS[2], markersize=3, zorder=3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from imbdet.config import Study
 from imbdet.figures import captions, comparison, gradient_shares, records, style
-from imbdet.figures.tables import BLANK, Column, numbers
+from imbdet.figures.tables import Column, estimates, numbers
 from imbdet.layout import Layout
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _range(rows: "DataFrame") -> str:
 
 def table(data: "DataFrame") -> list[Column]:
     """Both sides by gamma, and where the measured gradient comes from, in percent of it."""
-    cells = zip(*(numbers(data[key], ".1f") for key in (METRIC, "low", "high")), strict=True)
+    accuracy = estimates(data[METRIC], data["low"], data["high"], ".1f")
     background = data[[name for (side, _), name in PARTS.items() if side == "background"]].sum(axis=1, min_count=1)
     hard = data[[name for (_, level), name in PARTS.items() if level == "hard"]].sum(axis=1, min_count=1)
     published = f"published: {data['published_data'].dropna().iloc[0]}"
@@ -127,7 +127,7 @@ def table(data: "DataFrame") -> list[Column]:
         Column(published, "α", numbers(data["published_alpha"], "g")),
         Column(published, METRIC, numbers(data[f"published_{METRIC}"], ".1f")),
         Column("measured", "α", numbers(data["alpha"], "g")),
-        Column("measured", f"{METRIC} (interval)", [v if v == BLANK else f"{v} ({a} to {b})" for v, a, b in cells]),
+        Column("measured", f"{METRIC} (interval)", accuracy),
         Column("gradient, percent", "of background", numbers(100 * background, ".0f")),
         Column("gradient, percent", "of hard logits", numbers(100 * hard, ".0f")),
         Column("gradient, percent", "left of cross entropy's", numbers(100 * data["left"], ".2g")),
@@ -185,9 +185,6 @@ def _bar(axes: "Axes", place: int, shares: dict[tuple[str, str], float]) -> None
             0.6,
             bottom=bottom,
             label="" if place else f"{side}, {level}",
-            facecolor=style.COLOUR_OF[side],
-            hatch=gradient_shares.DIFFICULTIES[level],
-            edgecolor="white",
-            linewidth=0.4,
+            **gradient_shares.look(side, level),
         )
         bottom += share

@@ -93,14 +93,15 @@ def _bar(axes: "Axes", rows: "DataFrame", column: str, place: float, width: floa
     for kind in SETS:
         for difficulty in DIFFICULTIES:
             share = float(shares[kind, difficulty])
-            axes.bar(place, share, width, bottom=bottom, **_look(kind, difficulty))
+            axes.bar(place, share, width, bottom=bottom, **look(kind, difficulty))
             if numbers and share >= SMALLEST:
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
                 axes.text(place, bottom + share / 2, f"{share:.0%}", ha="center", va="center", fontsize=7, bbox=box)
             bottom += share
 
 
-def _look(kind: str, difficulty: str) -> dict[str, Any]:
+def look(kind: str, difficulty: str) -> dict[str, Any]:
+    """How the part of a bar is filled: its colour is the kind of logit, its hatch the difficulty."""
     return {
         "facecolor": style.COLOUR_OF[kind],
         "hatch": DIFFICULTIES[difficulty],
@@ -114,7 +115,7 @@ def _legend(axes: "Axes") -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(label=f"{kind}, {difficulty}", **_look(kind, difficulty))
+        Patch(label=f"{kind}, {difficulty}", **look(kind, difficulty))
         for kind in reversed(SETS)
         for difficulty in reversed(DIFFICULTIES)
     ]

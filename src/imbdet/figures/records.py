@@ -13,6 +13,7 @@ from imbdet.layout import Layout
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+SIGNIFICANT = 0.05  # adjusted p values below it are called more than chance
 _REMEDY = "remove it and run the study again"
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imbdet.config import BASE, Study
+from imbdet.config import Study, condition_name
 from imbdet.figures import captions, records, style
-from imbdet.figures.tables import BLANK, Column, numbers, text
+from imbdet.figures.tables import Column, estimates, numbers, text
 from imbdet.layout import Layout
 
 if TYPE_CHECKING:
@@ -39,10 +39,9 @@ def data(study: Study, layout: Layout) -> "DataFrame":
 
 
 def _axis(study: Study, name: str) -> Iterator[dict[str, Any]]:
-    axis = study.sweep[name]
+    axis, conditions = study.sweep[name], study.conditions
     for x, changes in sorted(axis.points.items()):
-        condition = study.conditions[f"{name}-{x:g}" if changes else BASE]
-        record = records.read_json(Layout.of(condition).intervals)
+        record = records.read_json(Layout.of(conditions[condition_name(name, x, changes)]).intervals)
         about = {"axis": name, "property": axis.label, "x": x, "base": not changes}
         for difference in record["differences"]:
             if difference["metric"] == METRIC and difference["experiment"] in axis.experiments:
@@ -67,7 +66,7 @@ def _compared(record: records.Record, difference: records.Record) -> dict[str, A
 def caption(study: Study, data: "DataFrame") -> str:
     """Say what a band is, what the pairs are, and how small all of this is."""
     first = data.iloc[0]
-    drawn = "seeds and images" if first["over"] == "seeds_and_images" else "images"
+    drawn = captions.RESAMPLED[first["over"]]
     steps = " or ".join(f"{count:,}" for count in sorted({study.training(name).steps for name in study.experiments}))
     return (
         "What each method gains over its baseline, in points of AP, as one property of the data changes and the others "
@@ -93,9 +92,7 @@ def table(data: "DataFrame") -> list[Column]:
     columns = [Column("", "property", text(places["property"])), Column("", "value", numbers(places["x"], "g"))]
     for name, rows in _pairs(data).items():
         beside = places[["axis", "x"]].merge(rows, how="left")
-        gain, low, high = (numbers(beside[key], "+.1f") for key in ("gain", "low", "high"))
-        cells = [BLANK if g == BLANK else f"{g} ({a} to {b})" for g, a, b in zip(gain, low, high, strict=True)]
-        columns.append(Column("", name, cells))
+        columns.append(Column("", name, estimates(beside["gain"], beside["low"], beside["high"], "+.1f")))
     return columns
 
 

@@ -38,6 +38,18 @@ def numbers(values: Iterable[float], form: str) -> list[str]:
     return [BLANK if math.isnan(value) else format(value, form) for value in values]
 
 
+def intervals(low: Iterable[float], high: Iterable[float], form: str) -> list[str]:
+    """Return cells of intervals; one without ends is a dash."""
+    ends = zip(numbers(low, form), numbers(high, form), strict=True)
+    return [BLANK if a == BLANK else f"{a} to {b}" for a, b in ends]
+
+
+def estimates(values: Iterable[float], low: Iterable[float], high: Iterable[float], form: str) -> list[str]:
+    """Return cells of numbers, each with its interval in brackets; a missing one is a dash."""
+    both = zip(numbers(values, form), intervals(low, high, form), strict=True)
+    return [BLANK if value == BLANK else f"{value} ({interval})" for value, interval in both]
+
+
 def markdown(columns: Sequence[Column], caption: str) -> str:
     """Return a GitHub table with the caption below; where there are groups, they are its head and headings a row."""
     rows = [[_plain(cell) for cell in row] for row in zip(*(column.cells for column in columns), strict=True)]

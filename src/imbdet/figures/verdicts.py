@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imbdet.config import Study
 from imbdet.errors import UserError, nearest
 from imbdet.figures import captions, comparison, gains, records, style
-from imbdet.figures.tables import Column, numbers, text
+from imbdet.figures.tables import Column, estimates, numbers, text
 from imbdet.layout import Layout
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 CLAIMS = comparison.PUBLISHED / "claims.csv"
 AGREES, DISAGREES, UNTOLD = "agrees", "disagrees", "cannot tell"
-SIGNIFICANT = 0.05
 ROW = 0.5  # inches
 LOOKS: dict[str, dict[str, Any]] = {
     AGREES: {"color": style.COLOURS[1], "marker": "o"},
@@ -109,7 +108,7 @@ def judge(row: Mapping[str, Any]) -> tuple[str, str]:
     if row["direction"] == "equal":
         return _equal(row["low"], row["high"], row["margin"])
     p = f"p = {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p < 0.001"
-    if row["p_holm"] >= SIGNIFICANT:
+    if row["p_holm"] >= records.SIGNIFICANT:
         return UNTOLD, f"{p}: may be chance"
     if (row["difference"] > 0) == (row["direction"] == "better"):
         return AGREES, f"{p}, in the direction claimed"
@@ -127,7 +126,7 @@ def _equal(low: float, high: float, margin: float) -> tuple[str, str]:
 def caption(study: Study, data: "DataFrame") -> str:
     """Say how a verdict comes about, in plain words, and what it is not."""
     first, margins = data.iloc[0], sorted(data["margin"].dropna().unique())
-    drawn = "seeds and images" if first["over"] == "seeds_and_images" else "images"
+    drawn = captions.RESAMPLED[first["over"]]
     runs = f"the mean of {first['seeds']} seeds" if first["seeds"] > 1 else "one run of each"
     metric = " (of AP50, where the claim is of mAP at IoU .5)" if "AP50" in set(data["metric"]) else ""
     equal = (
@@ -151,7 +150,7 @@ def caption(study: Study, data: "DataFrame") -> str:
 def table(data: "DataFrame") -> list[Column]:
     """Each claim with its setting, ours, both differences, and the verdict."""
     ours = f"measured: {data['measured_data'].iloc[0]}, seeds: {data['seeds'].iloc[0]}"
-    cells = zip(*(numbers(data[key], "+.1f") for key in ("difference", "low", "high")), strict=True)
+    differences = estimates(data["difference"], data["low"], data["high"], "+.1f")
     places = [f"table {name}" if str(name)[0].isdigit() else name for name in data["table"]]
     settings = data["paper"] + ", " + places + ": " + data["claimed_data"] + "; " + data["claimed_setting"]
     return [
@@ -160,7 +159,7 @@ def table(data: "DataFrame") -> list[Column]:
         Column("published", "difference", numbers(data["published"], "+.1f")),
         Column(ours, "experiments", text(data["label"] + " − " + data["baseline_label"] + "; " + data["detector"])),
         Column(ours, "metric", text(data["metric"])),
-        Column(ours, "difference (interval)", [f"{value} ({low} to {high})" for value, low, high in cells]),
+        Column(ours, "difference (interval)", differences),
         Column(ours, "smallest effect", numbers(data["smallest_effect"], ".1f")),
         Column("", "verdict", text(data["verdict"])),
         Column("", "why", text(data["reason"])),

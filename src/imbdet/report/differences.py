@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from imbdet.config import Study
-from imbdet.figures.records import Record, read_json
+from imbdet.figures.records import SIGNIFICANT, Record, read_json
 from imbdet.layout import Layout
 from imbdet.report.tables import Cell, Column, Table, number
 
-LEVEL = 0.05  # below which a corrected p value is called more than chance
 POINTS = "+.1f"
 
 
@@ -74,11 +73,11 @@ def summary(records: dict[str, Record], seeds: Sequence[int]) -> str:
         return "No intervals were estimated: small differences may be noise." + f" {alone}" * (len(seeds) == 1)
     first = next(iter(records.values()))
     entries = [entry for record in records.values() for entry in record["differences"] if entry["metric"] == "AP"]
-    sure = sum(entry["p_holm"] < LEVEL for entry in entries)
+    sure = sum(entry["p_holm"] < SIGNIFICANT for entry in entries)
     over = "images" if first["over"] == "images" else f"images and {len(first['seeds'])} seeds together"
     return (
-        f"{sure} of {len(entries)} differences in AP are more than chance explains (p below {LEVEL:g} after Holm’s "
-        f"correction). Intervals are of {first['resamples']:,} resamples of {first['images']:,} {over}."
+        f"{sure} of {len(entries)} differences in AP are more than chance explains (p below {SIGNIFICANT:g} after "
+        f"Holm’s correction). Intervals are of {first['resamples']:,} resamples of {first['images']:,} {over}."
         + f" {alone}"
         * (len(first["seeds"]) == 1)
     )
