@@ -1,5 +1,6 @@
 """Files that are whole or absent: each is written beside its place, flushed to disk, then renamed over it."""
 
+import hashlib
 import json
 import os
 import zipfile
@@ -39,6 +40,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # where the folder is not one, or cannot be written to, there is nothing to remove
             partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_folder(folder: Path) -> None:

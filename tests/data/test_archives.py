@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from promises import refused
 
-from imbdet.data.archives import leads_out, read_member, require_space, sha256, unpack
+from imbdet.data.archives import leads_out, read_member, require_space, unpack
+from imbdet.files import sha256
 
 STAYS_INSIDE = pytest.mark.promise(
     "An archive writes nothing outside its folder, and only what annotations name", "bad input"

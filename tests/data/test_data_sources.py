@@ -18,7 +18,7 @@ from range_server import RIGHT, Fault, Server
 
 from imbdet.__main__ import main
 from imbdet.config import Study
-from imbdet.data.archives import sha256
+from imbdet.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeStudy = Callable[..., Study]

@@ -18,8 +18,8 @@ from mirror import packed
 from promises import refused
 from range_server import Fault
 
-from imbdet.data.archives import sha256
 from imbdet.data.download import ATTEMPTS, CHUNK, LONGEST_PAUSE, fetch
+from imbdet.files import sha256
 
 GOES_ON = pytest.mark.promise("A download goes on where it was cut, in this run or in the next", "fault")
 ASKS_AGAIN = pytest.mark.promise(

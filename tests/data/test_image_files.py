@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imbdet.data.archives import sha256
 from imbdet.data.image_files import DEFECTS, look, look_at_all
 from imbdet.data.transforms import decode
 from imbdet.errors import UserError
+from imbdet.files import sha256
 from imbdet.settings import Validation
 
 LIMIT = Validation().max_pixels

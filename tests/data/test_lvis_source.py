@@ -10,7 +10,7 @@ from prepared import run, state
 from promises import refused
 from range_server import Fault
 
-from imbdet.data.archives import sha256
+from imbdet.files import sha256
 
 ARCHIVES = ("lvis_v1_train.json.zip", "lvis_v1_val.json.zip", "train2017.zip", "val2017.zip")
 

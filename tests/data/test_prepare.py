@@ -14,8 +14,8 @@ from prepared import coco_format, content, run, state
 from imbdet.config import Study
 from imbdet.data import prepare as module
 from imbdet.data import shapes
-from imbdet.data.archives import sha256
 from imbdet.errors import UserError
+from imbdet.files import sha256
 from imbdet.layout import Layout
 
 MakeStudy = Callable[..., Study]

@@ -33,7 +33,7 @@ def test_boxes_go_back_to_original_pixels_and_labels_to_category_ids(place, monk
 
     monkeypatch.setattr(RetinaNet, "detect", found)
     detect.run(study, layout, EXPERIMENT)
-    result = Detections.load(layout.detections(EXPERIMENT))
+    result = Detections.load(layout.detections(EXPERIMENT), layout.annotations("val"))
     assert result.image_id.tolist() == np.repeat(IDS, 3).tolist()
     assert result.category_id.tolist() == [40, 3, 7] * 4
     np.testing.assert_allclose(result.score, [0.9, 0.5, 0.1] * 4, rtol=1e-6)
@@ -49,7 +49,7 @@ def test_detections_lie_inside_their_images_above_the_threshold_and_in_number(pl
     study, layout = small_study(place, evaluate={"score_threshold": 0.3, "detections_per_image": 7})
     with_random_weights(study, layout)
     detect.run(study, layout, EXPERIMENT)
-    result = Detections.load(layout.detections(EXPERIMENT))
+    result = Detections.load(layout.detections(EXPERIMENT), layout.annotations("val"))
     assert set(result.category_id.tolist()) <= set(CATEGORIES)
     assert len(set(result.category_id.tolist())) > 1
     for image_id, (height, width) in zip(IDS, SIZES, strict=True):
@@ -87,7 +87,7 @@ def test_no_detection_at_all_is_a_whole_file(place, threshold):
     study, layout = small_study(place, evaluate={"score_threshold": threshold})
     with_random_weights(study, layout)
     detect.run(study, layout, EXPERIMENT)
-    assert (len(Detections.load(layout.detections(EXPERIMENT))) == 0) == (threshold == 1.0)
+    assert (len(Detections.load(layout.detections(EXPERIMENT), layout.annotations("val"))) == 0) == (threshold == 1.0)
 
 
 def test_a_detector_of_two_stages_detects_alike(place):
@@ -99,7 +99,7 @@ def test_a_detector_of_two_stages_detects_alike(place):
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=30)
     write_bytes(layout.weights("two-stage"), serialise(model.state_dict()))
     detect.run(study, layout, "two-stage")
-    result = Detections.load(layout.detections("two-stage"))
+    result = Detections.load(layout.detections("two-stage"), layout.annotations("val"))
     for image_id, (height, width) in zip(IDS, SIZES, strict=True):
         rows = result.select(result.image_id == image_id)
         assert 0 < len(rows) <= 7

@@ -24,13 +24,21 @@ def assert_same(a, b):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
+@pytest.fixture
+def annotations(tmp_path):
+    """Any file will do: what counts is whether it is the same."""
+    path = tmp_path / "instances_val.json"
+    path.write_text("{}")
+    return path
+
+
 @pytest.mark.parametrize("count", [0, 1, 50])
-def test_what_is_saved_is_loaded_and_gives_the_same_bytes(tmp_path, count):
+def test_what_is_saved_is_loaded_and_gives_the_same_bytes(tmp_path, annotations, count):
     detections = Detections(**arrays(count))
-    detections.save(tmp_path / "a.npz")
-    loaded = Detections.load(tmp_path / "a.npz")
+    detections.save(tmp_path / "a.npz", annotations)
+    loaded = Detections.load(tmp_path / "a.npz", annotations)
     assert_same(loaded, detections)
-    loaded.save(tmp_path / "b.npz")
+    loaded.save(tmp_path / "b.npz", annotations)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
@@ -54,31 +62,39 @@ def test_concatenation_keeps_order_and_nothing_gives_nothing():
         ("bbox", np.array([[0, 0, 1, 1], [0, 0, -1, 1], [0, 0, 1, 1]], np.float32), "detection 1 .* negative"),
     ],
 )
-def test_wrong_arrays_are_refused_in_memory_and_on_disk(tmp_path, name, wrong, message):
+def test_wrong_arrays_are_refused_in_memory_and_on_disk(tmp_path, annotations, name, wrong, message):
     with pytest.raises(ValueError, match=message):
         Detections(**arrays() | {name: wrong})
-    write_npz(tmp_path / "d.npz", **arrays() | {name: wrong})
+    write_npz(tmp_path / "d.npz", **arrays() | {name: wrong}, annotations=np.zeros(32, np.uint8))
     with pytest.raises(UserError, match=rf"d\.npz .*{message}.*`detect`"):
-        Detections.load(tmp_path / "d.npz")
+        Detections.load(tmp_path / "d.npz", annotations)
 
 
-def test_a_missing_file_names_the_command(tmp_path):
+def test_a_missing_file_names_the_command(tmp_path, annotations):
     with pytest.raises(UserError, match=r"no detections at .*gone\.npz.*`detect`"):
-        Detections.load(tmp_path / "gone.npz")
+        Detections.load(tmp_path / "gone.npz", annotations)
 
 
-def test_a_missing_array_is_named(tmp_path):
+def test_a_missing_array_is_named(tmp_path, annotations):
     write_npz(tmp_path / "d.npz", **{k: v for k, v in arrays().items() if k != "score"})
-    with pytest.raises(UserError, match=r"score.*expected the arrays image_id, category_id, bbox, score"):
-        Detections.load(tmp_path / "d.npz")
+    with pytest.raises(UserError, match=r"score.*expected the arrays image_id, category_id, bbox, score, annotations"):
+        Detections.load(tmp_path / "d.npz", annotations)
 
 
-def test_damaged_files_are_refused(tmp_path):
+def test_damaged_files_are_refused(tmp_path, annotations):
     path = tmp_path / "d.npz"
-    Detections(**arrays(200)).save(path)
+    Detections(**arrays(200)).save(path, annotations)
     whole = path.read_bytes()
     flipped = whole[:400] + bytes(b ^ 255 for b in whole[400:420]) + whole[420:]
     for damaged in (b"", b"not a zip", whole[: len(whole) // 2], flipped):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"d\.npz is not a whole file"):
-            Detections.load(path)
+            Detections.load(path, annotations)
+
+
+def test_detections_of_other_annotations_are_refused(tmp_path, annotations):
+    path = tmp_path / "d.npz"
+    Detections(**arrays()).save(path, annotations)
+    annotations.write_text("{ }")
+    with pytest.raises(UserError, match=r"d\.npz holds detections of other data than .*instances_val\.json.*`detect`"):
+        Detections.load(path, annotations)

@@ -336,7 +336,7 @@ def place(tmp_path, monkeypatch):
     layout.annotations("val").parent.mkdir(parents=True)
     layout.annotations("val").write_text(json.dumps(truth))
     name = next(iter(study.experiments))
-    detections_of(rows).save(layout.detections(name))
+    detections_of(rows).save(layout.detections(name), layout.annotations("val"))
     return study, layout, name
 
 
@@ -373,7 +373,7 @@ OTHER_DATA = "Errors of detections that do not belong to the data are refused"
 @pytest.mark.parametrize(("kind", "row"), [("image", (900, 1, BOX, 0.5)), ("category", (1, 900, BOX, 0.5))])
 def test_detections_of_other_data_are_refused(place, kind, row):
     study, layout, name = place
-    detections_of([row]).save(layout.detections(name))
+    detections_of([row]).save(layout.detections(name), layout.annotations("val"))
     with refused(
         r"detections name (image|category) id 900, not in the annotations .* run the `detect` command"
     ) as error:

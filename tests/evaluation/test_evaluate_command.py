@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
     for image in images:
         Image.new("RGB", (SIDE, SIDE), (image["id"], 0, 0)).save(layout.images("val") / image["file_name"])
     for name in study.experiments:
-        perfect(content).save(layout.detections(name))
+        perfect(content).save(layout.detections(name), layout.annotations("val"))
     return study, layout
 
 
@@ -87,7 +87,7 @@ def as_lvis(study, layout):
     truth = made_up()
     layout.annotations("val").write_text(json.dumps(truth))
     for seed, name in enumerate(study.experiments):
-        detections_of(detections_on(truth, seed)).save(layout.detections(name))
+        detections_of(detections_on(truth, seed)).save(layout.detections(name), layout.annotations("val"))
     data = {"source": "lvis_v1", "folder": study.data.folder}
     return type(study).model_validate(study.model_dump() | {"data": data})
 
@@ -104,7 +104,8 @@ def test_a_study_of_lvis_is_evaluated_by_its_rules(place):
     assert not plain.keys() - record.keys()
     assert record["per_class"][0].keys() - plain["per_class"][0].keys() == {"frequency"}
     truth = json.loads(layout.annotations("val").read_text())
-    expected = lvis_ap.evaluate(truth, Detections.load(layout.detections(name)), study.evaluate.operating_score)
+    found = Detections.load(layout.detections(name), layout.annotations("val"))
+    expected = lvis_ap.evaluate(truth, found, study.evaluate.operating_score)
     assert expected.metrics.items() <= record.items()
     assert len(pd.read_csv(layout.precision_recall(name))) == len(expected.curves)
 
@@ -117,29 +118,42 @@ def test_tables_are_drawn_from_records_of_lvis(place):
     assert len(results.data(study, layout)) == len(study.experiments)
 
 
-def half(path):
+def half(path, annotations):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def with_a_nan(path):
-    detections = Detections.load(path)
-    score = detections.score.copy()
-    score[2] = np.nan
-    write_npz(path, image_id=detections.image_id, category_id=detections.category_id, bbox=detections.bbox, score=score)
+def with_a_nan(path, annotations):
+    with np.load(path) as archive:
+        columns = dict(archive)
+    columns["score"][2] = np.nan
+    write_npz(path, **columns)
+
+
+def of_other_data(path, annotations):
+    """The same images, classes and ids, but a box has moved."""
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    other = path.with_name("other.json")
+    other.write_text(json.dumps(content))
+    Detections.load(path, annotations).save(path, other)
 
 
 @pytest.mark.promise("Evaluation refuses damaged and foreign detections and keeps the old record", "bad input")
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(b"half"), r"detections\.npz is not a whole file of detections"),
-        (lambda path: path.write_bytes(b""), r"detections\.npz is not a whole file of detections"),
+        (lambda path, _: path.write_bytes(b"half"), r"detections\.npz is not a whole file of detections"),
+        (lambda path, _: path.write_bytes(b""), r"detections\.npz is not a whole file of detections"),
         (half, r"detections\.npz is not a whole file of detections"),
         (with_a_nan, r"detections\.npz .*score of detection 2 is nan, not finite"),
-        (lambda path: write_npz(path, image_id=np.zeros(1, np.int64)), "expected the arrays image_id, category_id"),
-        (lambda path: path.unlink(), "no detections at .*run the `detect` command"),
-        (lambda path: detections_of([(99, 1, (1, 1, 5, 5), 0.5)]).save(path), "detections name image id 99, not in"),
-        (lambda path: detections_of([(1, 9, (1, 1, 5, 5), 0.5)]).save(path), "detections name category id 9, not in"),
+        (lambda path, _: write_npz(path, image_id=np.zeros(1, np.int64)), "expected the arrays image_id, category_id"),
+        (lambda path, _: path.unlink(), "no detections at .*run the `detect` command"),
+        (
+            of_other_data,
+            r"detections\.npz holds detections of other data than .*_val\.json.* run the `detect`",
+        ),
+        (lambda *paths: detections_of([(99, 1, (1, 1, 5, 5), 0.5)]).save(*paths), "name image id 99, not in"),
+        (lambda *paths: detections_of([(1, 9, (1, 1, 5, 5), 0.5)]).save(*paths), "name category id 9, not in"),
     ],
 )
 def test_evaluate_refuses_damaged_detections_and_keeps_the_old_record(place, damage, message):
@@ -147,7 +161,7 @@ def test_evaluate_refuses_damaged_detections_and_keeps_the_old_record(place, dam
     name = next(iter(study.experiments))
     coco_ap.run(study, layout, name)
     before = layout.evaluation(name).read_bytes()
-    damage(layout.detections(name))
+    damage(layout.detections(name), layout.annotations("val"))
     with refused(message):
         coco_ap.run(study, layout, name)
     assert layout.evaluation(name).read_bytes() == before
@@ -190,15 +204,17 @@ def test_a_study_of_lvis_refuses_annotations_of_coco(place):
     content = layout.annotations("val").read_text()
     study = as_lvis(study, layout)
     layout.annotations("val").write_text(content)
+    name = next(iter(study.experiments))
+    Detections.concatenate([]).save(layout.detections(name), layout.annotations("val"))
     with refused("category 1 has frequency None; LVIS has r, c, f"):
-        coco_ap.run(study, layout, next(iter(study.experiments)))
+        coco_ap.run(study, layout, name)
 
 
 def test_examples_hold_boxes_pixels_and_what_reaches_the_operating_score(place):
     study, layout = place
     shown, score = study.report.detections, study.evaluate.operating_score
     rows = [(3, 1, (1, 2, 3, 4), score - 0.01), (3, 2, (5, 6, 7, 8), score + 0.01), (3, 1, (1, 1, 2, 2), score + 0.1)]
-    detections_of(rows).save(layout.detections(shown[0]))
+    detections_of(rows).save(layout.detections(shown[0]), layout.annotations("val"))
     examples.run(study, layout)
     record = json.loads(layout.examples.read_text())
     assert record["study"] == study.name
@@ -227,7 +243,7 @@ def test_the_choice_of_images_ignores_the_results(place):
     examples.run(study, layout)
     chosen = [image["image_id"] for image in json.loads(layout.examples.read_text())["images"]]
     for name in study.experiments:
-        Detections.concatenate([]).save(layout.detections(name))
+        Detections.concatenate([]).save(layout.detections(name), layout.annotations("val"))
     examples.run(study, layout)
     assert [image["image_id"] for image in json.loads(layout.examples.read_text())["images"]] == chosen
 

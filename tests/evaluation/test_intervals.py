@@ -97,6 +97,29 @@ def test_intervals_over_seeds_cover_the_true_difference(studies_of_seeds, record
     assert 0.93 <= np.mean(covered) <= 0.97
 
 
+def test_intervals_of_an_ap_itself_cover_what_other_images_give(record_property):
+    """Over many classes the rise of AP in resamples does not average out, though all else does: half a deviation here.
+
+    About the mean of the resamples, which an interval must not be, too many would lie above.
+    """
+    low, high, resampled, values = [], [], [], []
+    for k in range(400):
+        rng = np.random.default_rng([2, k])
+        classes = [Scene(rng, 100).run(rng, 0, luck=-1.5)[0] for _ in range(20)]
+        one = measure([classes], draw(200, 100, 1, "images", seed=k))["AP50"]
+        values.append(one.value)
+        resampled.append(one.resampled.mean())
+        low.append(one.interval[0])
+        high.append(one.interval[1])
+    expected = np.mean(values)
+    covered = (np.array(low) <= expected) & (expected <= np.array(high))
+    record_property("count", len(covered))
+    assert np.mean(resampled) - expected > 0.4 * np.std(values)
+    assert 0.93 <= covered.mean() <= 0.97
+    assert np.mean(np.array(low) > expected) < 0.04
+    assert np.mean(np.array(high) < expected) < 0.04
+
+
 def test_intervals_from_drawing_seeds_with_replacement_would_be_too_narrow(studies_of_seeds):
     """The reason for Student's t. Without any account of seeds they are narrower still."""
     true, made = studies_of_seeds

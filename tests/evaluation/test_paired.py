@@ -189,11 +189,12 @@ def place(tmp_path, monkeypatch):
     study = load_study(STUDY).model_copy(update={"seeds": (1, 2), "intervals": intervals})
     layout = Layout.of(study)
     truth, found = random_case(5)
-    layout.annotations("val").parent.mkdir(parents=True)
-    layout.annotations("val").write_text(json.dumps(truth))
+    annotations = layout.annotations("val")
+    annotations.parent.mkdir(parents=True)
+    annotations.write_text(json.dumps(truth))
     for place, name in enumerate(study.experiments):
         for seed in study.seeds:
-            thinned(found, seed + 10 * place, 0.8).save(layout.at_seed(seed).detections(name))
+            thinned(found, seed + 10 * place, 0.8).save(layout.at_seed(seed).detections(name), annotations)
     return study, layout
 
 
@@ -218,7 +219,7 @@ def test_the_command_writes_the_record_of_all_experiments(place):
 def test_the_command_says_which_file_is_of_other_data(place):
     study, layout = place
     path = layout.at_seed(2).detections("ce")
-    detections_of([(99, 1, (1, 1, 5, 5), 0.5)]).save(path)
+    detections_of([(99, 1, (1, 1, 5, 5), 0.5)]).save(path, layout.annotations("val"))
     with pytest.raises(UserError, match=f"^{path} \\(experiment ce, seed 2\\): detections name image id 99"):
         paired.run(study, layout)
     path.unlink()

@@ -42,19 +42,36 @@ def test_focal_star_is_joined_by_gamma_and_beta(project, study, layout):
     }
 
 
-def test_focal_star_never_stands_beside_a_published_focal_loss(project, layout):
-    data = comparison.data(layout, ["focal-star-g2-b1"], "focal_loss_1b", ("loss", "gamma"))
+def test_focal_star_never_stands_beside_a_published_focal_loss(project, study, layout):
+    data = comparison.data(study, layout, ["focal-star-g2-b1"], "focal_loss_1b", ("loss", "gamma"))
     star = data[data["loss"] == "FL*"]
     assert list(star["measured_experiment"]) == ["focal-star-g2-b1"]
     assert star["published_AP"].isna().all()
 
 
-def test_two_runs_of_one_gamma_are_two_rows(project, layout):
+def test_two_runs_of_one_gamma_are_two_rows(project, study, layout):
     record = json.loads(layout.evaluation("focal-g2").read_text())
     record["method"]["alpha"] = 0.5
     layout.evaluation("focal-g5").write_text(json.dumps(record))
-    data = comparison.data(layout, ["focal-g2", "focal-g5"], "focal_loss_1b", ("loss", "gamma"))
+    data = comparison.data(study, layout, ["focal-g2", "focal-g5"], "focal_loss_1b", ("loss", "gamma"))
     assert list(data.query("gamma == 2")["measured_alpha"]) == [0.25, 0.5]
+
+
+def test_of_several_seeds_the_measured_side_is_the_mean(project, study, layout):
+    two = study.model_copy(update={"seeds": (study.seed, study.seed + 1)})
+    again = layout.at_seed(study.seed + 1).evaluation
+    for name in study.report.gamma:
+        record = json.loads(layout.evaluation(name).read_text())
+        again(name).parent.mkdir(parents=True, exist_ok=True)
+        again(name).write_text(json.dumps(record | {"AP": record["AP"] + 0.1}))
+    module = figure("gamma_ablation")
+    assert {again(name) for name in study.report.gamma} < set(module.inputs(two, layout))
+    one, both = module.data(study, layout), module.data(two, layout)
+    assert (both["measured_AP"] - one["measured_AP"]).dropna().to_list() == pytest.approx([5] * len(study.report.gamma))
+    assert both["measured_AP50"].equals(one["measured_AP50"])
+    assert "one run each" in module.caption(study, one)
+    assert "means of 2 runs" in module.caption(two, both)
+    assert f"seeds {study.seed}, {study.seed + 1}" in module.caption(two, both)
 
 
 def test_an_undefined_metric_is_a_dash(project, study, layout):

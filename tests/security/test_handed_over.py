@@ -63,16 +63,18 @@ def test_a_bare_pickle_in_place_of_weights_is_refused(tmp_path):
 
 
 @PICKLE
-@pytest.mark.parametrize("name", ["image_id", "category_id", "bbox", "score"])
+@pytest.mark.parametrize("name", ["image_id", "category_id", "bbox", "score", "annotations"])
 def test_detections_with_code_are_refused(tmp_path, name):
     path = tmp_path / "detections.npz"
-    Detections.concatenate([]).save(path)
+    annotations = tmp_path / "instances_val.json"
+    annotations.write_text("{}")
+    Detections.concatenate([]).save(path, annotations)
     with np.load(path) as archive:
         columns = dict(archive)
     assert name in columns
     np.savez(path, **columns | {name: np.array([Bomb()], dtype=object)})
     with refused(r"detections\.npz is not a whole file of detections: Object arrays cannot be loaded"):
-        Detections.load(path)
+        Detections.load(path, annotations)
 
 
 ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

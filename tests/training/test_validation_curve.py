@@ -76,7 +76,7 @@ def test_detections_are_those_of_the_detect_command(workspace, make_study, monke
         patch.setattr(detect, "detect_all", lambda *args: found.append(complete(*args)) or found[-1])
         run(study, layout, EXPERIMENT)
     detect.run(study, layout, EXPERIMENT)
-    commands = Detections.load(layout.detections(EXPERIMENT))
+    commands = Detections.load(layout.detections(EXPERIMENT), layout.annotations("val"))
     assert len(found) == 3
     assert (found[-1].score == commands.score).all()
     assert (found[-1].bbox == commands.bbox).all()

@@ -4,7 +4,6 @@ Of an archive only the files that the caller names are unpacked. What it says of
 out, links, devices, encrypted and repeated files are refused, and sizes that no photograph and no JSON file shrinks to.
 """
 
-import hashlib
 import lzma
 import os
 import shutil
@@ -36,12 +35,6 @@ class Member:
     size: int
     fault: str | None
     open: Callable[[], IO[bytes]]
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_space(folder: Path, size: int, purpose: str) -> None:

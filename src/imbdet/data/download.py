@@ -19,10 +19,10 @@ import requests
 from requests import exceptions
 from tqdm import tqdm
 
-from imbdet.data.archives import require_space, sha256
+from imbdet.data.archives import require_space
 from imbdet.data.coco import read_json
 from imbdet.errors import UserError
-from imbdet.files import write_json
+from imbdet.files import sha256, write_json
 from imbdet.urls import without_secrets
 
 ATTEMPTS = 5

@@ -15,12 +15,11 @@ import numpy as np
 from imbdet import seeding
 from imbdet.config import Study
 from imbdet.data import polygons, shapes, sources
-from imbdet.data.archives import sha256
 from imbdet.data.coco import Annotations, read_annotations, read_json
 from imbdet.data.report import as_table
 from imbdet.data.validate import validate
 from imbdet.errors import UserError
-from imbdet.files import write_json, write_text
+from imbdet.files import sha256, write_json, write_text
 from imbdet.layout import SPLITS, Layout
 from imbdet.settings import Data
 

@@ -11,9 +11,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from imbdet.data import published, shapes
-from imbdet.data.archives import read_member, sha256, unpack
+from imbdet.data.archives import read_member, unpack
 from imbdet.data.coco import parse_json, read_json, write_annotations
 from imbdet.errors import UserError
+from imbdet.files import sha256
 from imbdet.layout import SPLITS, Layout
 from imbdet.settings import CocoFormatData, Data, DownloadedData, ShapesData
 

@@ -42,7 +42,7 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     path = layout.annotations("val")
     read_annotations(path)  # its checks: pycocotools, which wants the file as it is, has none
     truth = read_json(path)
-    detections = Detections.load(layout.detections(experiment))
+    detections = Detections.load(layout.detections(experiment), path)
     settings = study.evaluate
     if study.data.source == "lvis_v1":
         result = lvis_ap.evaluate(truth, detections, settings.operating_score)

@@ -20,7 +20,8 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     """Write the detections of an experiment's weights."""
     batches = EvaluationBatches(study, layout, experiment, "val")
     model, device = load_trained(study, layout, experiment)
-    detect_all(model, batches, study.evaluate, device).save(layout.detections(experiment))
+    found = detect_all(model, batches, study.evaluate, device)
+    found.save(layout.detections(experiment), layout.annotations("val"))
 
 
 def detect_all(model: Detector, batches: EvaluationBatches, settings: Evaluate, device: torch.device) -> Detections:

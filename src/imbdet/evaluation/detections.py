@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imbdet.errors import UserError
-from imbdet.files import write_npz
+from imbdet.files import sha256, write_npz
 
 _DTYPES = {"image_id": np.int64, "category_id": np.int64, "bbox": np.float32, "score": np.float32}
 
@@ -60,20 +60,36 @@ class Detections:
         """Return the rows of an index or a mask, in its order."""
         return Detections(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def save(self, path: Path) -> None:
-        """Write a compressed npz atomically; equal detections give equal bytes."""
-        write_npz(path, **{name: getattr(self, name) for name in _DTYPES})
+    def save(self, path: Path, annotations: Path) -> None:
+        """Write a compressed npz atomically, which says of which annotation file's images the detections are.
+
+        Equal detections give equal bytes.
+        """
+        write_npz(path, **{name: getattr(self, name) for name in _DTYPES}, annotations=_mark(annotations))
 
     @classmethod
-    def load(cls, path: Path) -> "Detections":
-        """Read what :meth:`save` wrote. Raises UserError if the file is missing, damaged or holds something else."""
+    def load(cls, path: Path, annotations: Path) -> "Detections":
+        """Read what :meth:`save` wrote for the same annotation file.
+
+        Raises UserError if the file is missing, damaged, holds something else or is of other annotations: ids alone
+        do not tell two data sets apart.
+        """
         remedy = "remove it and run the `detect` command of its study again"
         try:
             with np.load(path, allow_pickle=False) as archive:
-                return cls(*(archive[name] for name in _DTYPES))
+                found, mark = cls(*(archive[name] for name in _DTYPES)), archive["annotations"]
         except FileNotFoundError as error:
             raise UserError(f"no detections at {path}; run the `detect` command of the study first") from error
         except KeyError as error:
-            raise UserError(f"{path}: {error.args[0]}; expected the arrays {', '.join(_DTYPES)}; {remedy}") from error
+            expected = ", ".join([*_DTYPES, "annotations"])
+            raise UserError(f"{path}: {error.args[0]}; expected the arrays {expected}; {remedy}") from error
         except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not a whole file of detections: {error}; {remedy}") from error
+        if not np.array_equal(mark, _mark(annotations)):
+            raise UserError(f"{path} holds detections of other data than {annotations}, or of a former state; {remedy}")
+        return found
+
+
+def _mark(annotations: Path) -> NDArray[np.uint8]:
+    """[32] the SHA-256 of an annotation file."""
+    return np.frombuffer(bytes.fromhex(sha256(annotations)), np.uint8)

@@ -74,7 +74,7 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
         )
     path = layout.annotations("val")
     read_annotations(path)  # its checks
-    detections = Detections.load(layout.detections(experiment))
+    detections = Detections.load(layout.detections(experiment), path)
     record = {
         "study": study.name,
         "experiment": experiment,

@@ -28,14 +28,17 @@ def run(study: Study, layout: Layout) -> None:
 
     Pixels are included only where the data are generated: photographs may not be passed on.
     """
-    truth = read_annotations(layout.annotations("val"))
+    path = layout.annotations("val")
+    truth = read_annotations(path)
+    chosen = choose(truth)
     score = study.evaluate.operating_score
-    detections = {name: _at_least(Detections.load(layout.detections(name)), score) for name in study.report.detections}
+    found = {name: Detections.load(layout.detections(name), path) for name in study.report.detections}
+    detections = {name: _at_least(own, score) for name, own in found.items()}
     folder = layout.images("val") if study.data.source == "shapes" else None
     record = {
         "study": study.name,
         "categories": {str(i): name for i, name in zip(truth.categories.ids, truth.categories.names, strict=True)},
-        "images": [_example(truth, int(row), detections, folder) for row in choose(truth)],
+        "images": [_example(truth, int(row), detections, folder) for row in chosen],
     }
     write_json(layout.examples, record)
 

@@ -61,9 +61,10 @@ def _rivals(study: Study, baseline: str) -> list[str]:
 
 def _read(study: Study, layout: Layout) -> Iterator[tuple[str, list[Run]]]:
     """Each experiment with its runs; one experiment's detections are in memory at a time."""
+    annotations = layout.annotations("val")
     for name in tqdm(study.experiments, desc="intervals", mininterval=5):
         paths = {seed: layout.at_seed(seed).detections(name) for seed in study.seeds}
-        yield name, [Run(seed, Detections.load(path), str(path)) for seed, path in paths.items()]
+        yield name, [Run(seed, Detections.load(path, annotations), str(path)) for seed, path in paths.items()]
 
 
 def _about(study: Study, experiment: str) -> dict[str, str]:

@@ -16,12 +16,12 @@ KEYS = ("loss", "alpha")
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The evaluation of each experiment of the ablation."""
-    return comparison.inputs(layout, study.report.alpha)
+    return comparison.inputs(study, layout, study.report.alpha)
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`."""
-    return comparison.data(layout, study.report.alpha, "focal_loss_1a", KEYS)
+    return comparison.data(study, layout, study.report.alpha, "focal_loss_1a", KEYS)
 
 
 def caption(study: Study, data: "DataFrame") -> str:

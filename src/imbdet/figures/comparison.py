@@ -32,12 +32,13 @@ def published(table: str) -> "DataFrame":
     return records.read_csv(PUBLISHED / f"{table}.csv", SOURCE).astype({"table": str})
 
 
-def inputs(layout: Layout, experiments: Sequence[str]) -> list[Path]:
-    """The evaluation of each experiment; the published numbers are part of the code."""
-    return [layout.evaluation(name) for name in experiments]
+def inputs(study: Study, layout: Layout, experiments: Sequence[str]) -> list[Path]:
+    """The evaluation of each experiment with each seed; the published numbers are part of the code."""
+    return [layout.at_seed(seed).evaluation(name) for name in experiments for seed in study.seeds]
 
 
 def data(
+    study: Study,
     layout: Layout,
     experiments: Sequence[str],
     table: str,
@@ -50,9 +51,10 @@ def data(
     included.
 
     Columns: the keys; published_* (all columns of its table that are no key, metrics in percent); measured_* with
-    experiment, label, detector, data, images, what ``describe`` gives beside keys, and AP, AP50, AP75 in percent.
+    experiment, label, detector, data, images, what ``describe`` gives beside keys, and AP, AP50, AP75 in percent, which
+    are means over the seeds.
     """
-    measured = records.frame(_measured(layout, name, describe) for name in experiments)
+    measured = records.frame(_measured(study, layout, name, describe) for name in experiments)
     measured = measured.reindex(columns=list(dict.fromkeys([*measured, *keys])))  # of which perhaps no method has one
     theirs, ours = (
         _prefixed(side, name, keys) for name, side in (("published", published(table)), ("measured", measured))
@@ -67,11 +69,14 @@ def _prefixed(side: "DataFrame", name: str, keys: Sequence[str]) -> "DataFrame":
     return side.astype(numeric).rename(columns={c: f"{name}_{c}" for c in side if c not in keys})
 
 
-def _measured(layout: Layout, name: str, describe: Callable[[records.Record], Mapping[str, Any]]) -> dict[str, Any]:
-    """Label, parameters and metrics (percent) of an experiment."""
-    record = records.read_json(layout.evaluation(name))
-    kept = {**records.named(layout, name), **{key: record[key] for key in ("data", "images")}}
-    return {**kept, **describe(record), **{metric: records.percent(record[metric]) for metric in METRICS}}
+def _measured(
+    study: Study, layout: Layout, name: str, describe: Callable[[records.Record], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Label, parameters and metrics (percent, the mean over the seeds) of an experiment."""
+    runs = records.evaluations(study, layout, name)
+    kept = {**records.named(layout, name), **{key: runs[0][key] for key in ("data", "images")}}
+    metrics = {metric: records.mean_percent(runs, metric) for metric in METRICS}
+    return {**kept, **describe(runs[0]), **metrics}
 
 
 def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:
@@ -85,13 +90,14 @@ def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:
     )
     ours = data.dropna(subset="measured_experiment").iloc[0]
     elsewhere = "" if captions.is_coco(study) else "on other data, "
+    runs = "one run each" if len(study.seeds) == 1 else f"means of {len(study.seeds)} runs"
     detector = "detector" if data["measured_detector"].nunique() == 1 else "detectors"
     return (
         f"{what}, published beside measured, in percent. Published: {theirs}. Measured: "
-        f"{elsewhere}with this study's {detector} and schedule, one run each: compare the order and the shape of the "
+        f"{elsewhere}with this study's {detector} and schedule, {runs}: compare the order and the shape of the "
         "two sides, not their levels. A dash stands where a side has no such row or a method no such parameter. "
         + (f"{note} " if note else "")
-        + captions.about(study, f"measured on {ours['measured_images']:,.0f} validation images")
+        + captions.about(study, f"measured on {ours['measured_images']:,.0f} validation images", study.seeds)
     )
 
 

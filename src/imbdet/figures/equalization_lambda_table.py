@@ -17,12 +17,12 @@ PUBLISHED = ("AP", "AP_rare", "AP_common", "AP_frequent", "AP_box")
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The evaluation of each experiment of the list."""
-    return comparison.inputs(layout, study.report.equalization_lambda)
+    return comparison.inputs(study, layout, study.report.equalization_lambda)
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`."""
-    return comparison.data(layout, study.report.equalization_lambda, "equalization_lambda", KEYS, _describe)
+    return comparison.data(study, layout, study.report.equalization_lambda, "equalization_lambda", KEYS, _describe)
 
 
 def _describe(record: records.Record) -> dict[str, Any]:

@@ -16,12 +16,12 @@ PUBLISHED = ("AP", "AP_rare", "AP_common", "AP_frequent", "AP_box")
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """What :mod:`imbdet.figures.gains` reads of the experiments of the list."""
-    return gains.inputs(layout, study.report.equalization)
+    return gains.inputs(study, layout, study.report.equalization)
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`."""
-    return gains.data(layout, study.report.equalization, "equalization_models", "equalization", "EQL")
+    return gains.data(study, layout, study.report.equalization, "equalization_models", "equalization", "EQL")
 
 
 def caption(study: Study, data: "DataFrame") -> str:

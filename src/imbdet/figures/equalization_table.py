@@ -19,7 +19,7 @@ NAMES = {"focal": "focal loss", "equalization": "EQL", "equalization_softmax": "
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The evaluation of each experiment of the list, and what tells which classes are of the tail."""
-    needed = [*comparison.inputs(layout, study.report.equalization), *suppressed_gradients.inputs(study, layout)]
+    needed = [*comparison.inputs(study, layout, study.report.equalization), *suppressed_gradients.inputs(study, layout)]
     return list(dict.fromkeys(needed))
 
 
@@ -29,12 +29,12 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     The tail is that of the list's first experiment with the Equalization Loss, for all experiments alike.
     """
     names = study.report.equalization
-    joined = comparison.data(layout, names, "equalization_methods", KEYS, _describe)
+    joined = comparison.data(study, layout, names, "equalization_methods", KEYS, _describe)
     spared = suppressed_gradients.tail(suppressed_gradients.data(study, layout))
     spared = spared[spared["experiment"] == spared["experiment"].iloc[0]]
     tail = set(spared.loc[spared["tail"], "name"])
     for column, of_tail in (("AP_tail", True), ("AP_others", False)):
-        means = {name: _mean(records.read_json(layout.evaluation(name)), tail, of_tail) for name in names}
+        means = {name: _mean(records.evaluations(study, layout, name), tail, of_tail) for name in names}
         joined[f"measured_{column}"] = joined["measured_experiment"].map(means)
     return joined.assign(tail=", ".join(sorted(tail)) or "none")
 
@@ -46,9 +46,10 @@ def _describe(record: records.Record) -> dict[str, Any]:
     return {"method": NAMES.get(method["name"], method["name"])}
 
 
-def _mean(record: records.Record, tail: set[str], of_tail: bool) -> float:
+def _mean(runs: list[records.Record], tail: set[str], of_tail: bool) -> float:
     """Mean AP, in percent, of the classes in or outside the tail, of those that the validation images hold."""
-    known = [row["AP"] for row in record["per_class"] if (row["name"] in tail) == of_tail and row["AP"] is not None]
+    rows = [row for run in runs for row in run["per_class"]]
+    known = [row["AP"] for row in rows if (row["name"] in tail) == of_tail and row["AP"] is not None]
     return round(100 * sum(known) / len(known), 9) if known else float("nan")
 
 

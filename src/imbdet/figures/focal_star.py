@@ -16,12 +16,12 @@ KEYS, OTHERS = ("loss", "gamma", "beta"), ("alpha",)
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The evaluation of each experiment of the ablation."""
-    return comparison.inputs(layout, study.report.focal_star)
+    return comparison.inputs(study, layout, study.report.focal_star)
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`."""
-    return comparison.data(layout, study.report.focal_star, "focal_loss_3", KEYS)
+    return comparison.data(study, layout, study.report.focal_star, "focal_loss_3", KEYS)
 
 
 def caption(study: Study, data: "DataFrame") -> str:

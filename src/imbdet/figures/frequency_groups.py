@@ -42,7 +42,7 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     for name in study.report.equalization:
         census = layout.census(study.experiments[name].detector)
         classes = groups(records.frame(records.read_json(census)["classes"])[["id", "name", "boxes", "images"]])
-        runs = [records.read_json(layout.at_seed(seed).evaluation(name)) for seed in study.seeds]
+        runs = records.evaluations(study, layout, name)
         aps = [_by_class(run, set(classes["id"]), census) for run in runs]
         means = {category: _mean([ap[category] for ap in aps]) for category in classes["id"]}
         about = {**records.named(layout, name), "seeds": len(runs), "validation_images": runs[0]["images"]}

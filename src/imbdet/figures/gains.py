@@ -17,12 +17,14 @@ BASELINES = ("cross_entropy", "focal")
 NAMES = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
 
 
-def inputs(layout: Layout, experiments: Sequence[str]) -> list[Path]:
-    """The evaluation of each experiment, and the record of its training, which tells its backbone."""
-    return [*comparison.inputs(layout, experiments), *(layout.training(name) for name in experiments)]
+def inputs(study: Study, layout: Layout, experiments: Sequence[str]) -> list[Path]:
+    """The evaluation of each experiment with each seed, and the record of a training, which tells its backbone."""
+    return [*comparison.inputs(study, layout, experiments), *(layout.training(name) for name in experiments)]
 
 
-def data(layout: Layout, experiments: Sequence[str], table: str, method: str, published_name: str) -> "DataFrame":
+def data(
+    study: Study, layout: Layout, experiments: Sequence[str], table: str, method: str, published_name: str
+) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`; the plain losses are the baselines of ``method``."""
     known = dict.fromkeys(BASELINES, "baseline") | {method: published_name}
 
@@ -36,7 +38,7 @@ def data(layout: Layout, experiments: Sequence[str], table: str, method: str, pu
         }
 
     keys = [key for key in KEYS if key in comparison.published(table)]
-    return comparison.data(layout, experiments, table, keys, describe)
+    return comparison.data(study, layout, experiments, table, keys, describe)
 
 
 def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:

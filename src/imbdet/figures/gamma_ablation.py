@@ -18,12 +18,12 @@ KEYS, OTHERS = ("loss", "gamma"), ("alpha",)
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The evaluation of each experiment of the ablation."""
-    return comparison.inputs(layout, study.report.gamma)
+    return comparison.inputs(study, layout, study.report.gamma)
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`."""
-    return comparison.data(layout, study.report.gamma, "focal_loss_1b", KEYS)
+    return comparison.data(study, layout, study.report.gamma, "focal_loss_1b", KEYS)
 
 
 def caption(study: Study, data: "DataFrame") -> str:

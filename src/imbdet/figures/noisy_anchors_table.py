@@ -16,12 +16,12 @@ PUBLISHED = ("AP",)
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """What :mod:`imbdet.figures.gains` reads of the experiments of the list."""
-    return gains.inputs(layout, study.report.noisy_anchors_gain)
+    return gains.inputs(study, layout, study.report.noisy_anchors_gain)
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`."""
-    return gains.data(layout, study.report.noisy_anchors_gain, "noisy_anchors", "noisy_anchors", "noisy anchors")
+    return gains.data(study, layout, study.report.noisy_anchors_gain, "noisy_anchors", "noisy_anchors", "noisy anchors")
 
 
 def caption(study: Study, data: "DataFrame") -> str:

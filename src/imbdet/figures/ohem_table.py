@@ -16,12 +16,12 @@ KEYS = ("method", "batch", "nms_iou")
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The evaluation of each experiment of the list."""
-    return comparison.inputs(layout, study.report.ohem)
+    return comparison.inputs(study, layout, study.report.ohem)
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`."""
-    return comparison.data(layout, study.report.ohem, "focal_loss_1d", KEYS, _describe)
+    return comparison.data(study, layout, study.report.ohem, "focal_loss_1d", KEYS, _describe)
 
 
 def _describe(record: records.Record) -> dict[str, Any]:

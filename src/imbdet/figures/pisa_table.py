@@ -16,12 +16,12 @@ PUBLISHED = ("AP",)
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """What :mod:`imbdet.figures.gains` reads of the experiments of the list."""
-    return gains.inputs(layout, study.report.pisa_gain)
+    return gains.inputs(study, layout, study.report.pisa_gain)
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
     """Columns of :func:`imbdet.figures.comparison.data`."""
-    return gains.data(layout, study.report.pisa_gain, "pisa", "pisa", "PISA")
+    return gains.data(study, layout, study.report.pisa_gain, "pisa", "pisa", "PISA")
 
 
 def caption(study: Study, data: "DataFrame") -> str:

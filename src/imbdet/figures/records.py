@@ -1,9 +1,10 @@
 """Reading the records that figures are drawn from, with errors that name the file and the command that makes it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from imbdet.config import Study
@@ -84,6 +85,19 @@ def percent(value: float | None) -> float | None:
 def images(layout: Layout, split: str) -> int:
     """Return the number of images of a split, from the manifest of the data set."""
     return int(read_json(layout.manifest)["splits"][split]["images"])
+
+
+def evaluations(study: Study, layout: Layout, experiment: str) -> list[Record]:
+    """Return the evaluation of each run of an experiment, in the order of the study's seeds."""
+    return [read_json(layout.at_seed(seed).evaluation(experiment)) for seed in study.seeds]
+
+
+def mean_percent(runs: Sequence[Record], metric: str) -> float | None:
+    """Return the mean of a metric over an experiment's runs, in percent; None where it cannot be measured.
+
+    A size without boxes has no value in any run, as all are of the same images.
+    """
+    return None if runs[0][metric] is None else percent(mean(run[metric] for run in runs))
 
 
 def named(layout: Layout, experiment: str) -> dict[str, str]:

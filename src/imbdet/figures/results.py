@@ -2,7 +2,7 @@
 
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import stdev
 from typing import TYPE_CHECKING
 
 from imbdet.config import Study
@@ -30,10 +30,8 @@ def data(study: Study, layout: Layout) -> "DataFrame":
 
 
 def _row(study: Study, layout: Layout, name: str) -> dict[str, object]:
-    runs = [records.read_json(layout.at_seed(seed).evaluation(name)) for seed in study.seeds]
-    # A size or class without boxes has no value in any run: all are of the same images.
-    known = [metric for metric in METRICS if runs[0][metric] is not None]
-    metrics = dict.fromkeys(METRICS) | {m: records.percent(mean(run[m] for run in runs)) for m in known}
+    runs = records.evaluations(study, layout, name)
+    metrics = {metric: records.mean_percent(runs, metric) for metric in METRICS}
     spread = {"AP_sd": records.percent(stdev(run["AP"] for run in runs))} if len(runs) > 1 else {}
     return {**records.named(layout, name), "images": runs[0]["images"], **metrics, **spread}
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from imbdet.config import Study, method_modules
+from imbdet.files import sha256
 from imbdet.layout import Layout
 from imbdet.sources import sources
 
@@ -39,7 +40,7 @@ def origin(study: Study, layout: Layout, experiment: str) -> dict[str, Any]:
     config = configuration(study, experiment)
     parts = {
         "config": config | {"train": {key: value for key, value in config["train"].items() if key not in HOW}},
-        "data_sha256": sha256_of(layout.manifest),
+        "data_sha256": sha256(layout.manifest),
         "code_sha256": code_sha256(study, experiment),
     }
     result: dict[str, Any] = json.loads(json.dumps(parts))
@@ -57,10 +58,6 @@ def differences(there: Any, here: Any, key: str = "") -> list[str]:
         keys = sorted(there.keys() | here.keys())
         return [line for k in keys for line in differences(there.get(k), here.get(k), f"{key}.{k}".lstrip("."))]
     return [] if there == here else [f"{key.removeprefix('config.')}: {there} there, {here} here"]
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def code_sha256(study: Study, experiment: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from imbdet.config import STAGES, Study
 from imbdet.data.prepare import prepare
 from imbdet.errors import UserError
+from imbdet.files import sha256
 from imbdet.layout import Layout
 from imbdet.study_file import parse_study
 from imbdet.training import record
@@ -60,7 +61,7 @@ def run(path: Path) -> None:
     here: dict[str, Any] = {
         "code": record.code(study, experiment),
         "versions": record.versions(),
-        "data_sha256": record.sha256_of(layout.manifest),
+        "data_sha256": sha256(layout.manifest),
     }
     reasons = record.differences({key: old[key] for key in here}, here)
     for reason in reasons:

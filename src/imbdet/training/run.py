@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from imbdet.config import Study
 from imbdet.data.loader import TrainingBatches
 from imbdet.errors import UserError
-from imbdet.files import remove_partials, write_bytes, write_json, write_text
+from imbdet.files import remove_partials, sha256, write_bytes, write_json, write_text
 from imbdet.layout import Layout
 from imbdet.signals import StopRequest, stop_requests
 from imbdet.training import record
@@ -141,7 +141,7 @@ def _write(
             "study": study.name,
             "experiment": experiment,
             "config": record.configuration(study, experiment),
-            "data_sha256": record.sha256_of(layout.manifest),
+            "data_sha256": sha256(layout.manifest),
             "code": record.code(study, experiment),
             "versions": record.versions(),
             "hardware": record.hardware(process.device) | {"processes": process.world_size},
