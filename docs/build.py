@@ -1,7 +1,7 @@
 """Write the parts of the pages that come from elsewhere: ``python docs/build.py``.
 
 The worked example of ``docs/metrics.md`` and the README's list of experiments come from the demo's committed records,
-the table of ``docs/gamma.md`` from the data of the demo's figure; no number of them is typed by hand.
+the tables of ``docs/gamma.md`` and ``docs/imbalance.md`` from the data of figures; no number of them is typed by hand.
 ``docs/methods.md`` comes from the methods' docstrings, ``docs/promises.md`` from what the tests recorded.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imbdet.errors import UserError
-from imbdet.figures import gamma, records, tables
+from imbdet.figures import gamma, records, sweep, tables
 from imbdet.files import write_text
 from imbdet.layout import Layout
 from imbdet.study_file import load_study
@@ -24,6 +24,7 @@ METHODS_PAGE = ROOT / "docs" / "methods.md"
 PROMISES_PAGE = ROOT / "docs" / "promises.md"
 PROMISES = Path("results/promises.json")
 GAMMA_PAGE = ROOT / "docs" / "gamma.md"
+SWEEP_PAGE = ROOT / "docs" / "imbalance.md"
 README = ROOT / "README.md"
 BLOCK = ("Paper", "Equations", "Official code", "Deviations", "Stages", "Recipe")
 BEGIN = "<!-- begin of the part that docs/build.py writes -->\n"
@@ -37,6 +38,7 @@ def main() -> None:
     write_text(PROMISES_PAGE, promises_page(ROOT))
     write_text(README, readme(README.read_text(encoding="utf-8"), ROOT))
     write_text(GAMMA_PAGE, gamma_page(GAMMA_PAGE.read_text(encoding="utf-8"), ROOT))
+    write_text(SWEEP_PAGE, sweep_page(SWEEP_PAGE.read_text(encoding="utf-8"), ROOT))
 
 
 def page(text: str, root: Path) -> str:
@@ -84,6 +86,24 @@ def gamma_page(text: str, root: Path) -> str:
     table = tables.markdown(gamma.table(data), gamma.caption(study, data))
     picture = f"![Published and measured AP by γ, and shares of the gradient](../{path}.png)\n"
     return _with_part(text, f"{gamma.answer(data)}\n\n{table}\n{picture}", "docs/gamma.md")
+
+
+def sweep_page(text: str, root: Path) -> str:
+    """Return the page on the sweep with its generated part made again from the data of its figure below ``root``."""
+    study = load_study(root / "config" / "imbalance-sweep.yaml")
+    path = Layout.of(study).figures / "sweep"
+    data = records.parse_csv((root / path).with_suffix(".csv").read_text(encoding="utf-8"), f"{path}.csv")
+    found = sweep.changes(data)
+    pairs = found["label"] + " − " + found["baseline_label"]
+    ends = [f"{first:g} to {last:g}" for first, last in zip(found["first"], found["last"], strict=True)]
+    gains = [tables.numbers(found[key], "+.1f") for key in ("first_gain", "last_gain")]
+    change = tables.estimates(found["change"], found["low"], found["high"], "+.1f")
+    rows = zip(found["property"], ends, pairs, *gains, change, strict=True)
+    heads = ["property", "from, to", "method − baseline", "first gain", "last gain", "change (interval)"]
+    picture = f"![What each method gains as one property of the data changes](../{path}.png)\n"
+    table = tables.markdown(sweep.table(data), sweep.caption(study, data))
+    part = f"{picture}\n{table}\n### From one end to the other\n\n{_table(heads, [list(row) for row in rows])}"
+    return _with_part(text, part, "docs/imbalance.md")
 
 
 def methods_page(root: Path) -> str:

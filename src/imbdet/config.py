@@ -125,6 +125,26 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _baselines_have_rivals(self) -> "Study":
+        baselines = self.intervals.baselines if self.intervals else ()
+        detector = {name: experiment.detector for name, experiment in self.experiments.items()}
+        for name in baselines:
+            if list(detector.values()).count(detector[name]) < 2:
+                raise ValueError(
+                    f"intervals.baselines names {name!r}, the only experiment of {detector[name]}: nothing is left to "
+                    "compare it with"
+                )
+        for key, axis in self.sweep.items() if baselines else ():
+            known = {detector[name] for name in axis.experiments if name in baselines}
+            for name in axis.experiments:
+                if detector[name] not in known:
+                    raise ValueError(
+                        f"sweep.{key}.experiments names {name!r}, but no baseline of {detector[name]} to compare it "
+                        f"with; intervals.baselines has {', '.join(baselines)}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _verdicts_have_intervals(self) -> "Study":
         baselines = self.intervals.baselines if self.intervals else ()
         for claim, (name, baseline) in self.report.verdicts.items():

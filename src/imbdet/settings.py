@@ -375,12 +375,13 @@ class LossSamples(Section):
 class Intervals(Section):
     """How sure a study's numbers are: a paired bootstrap of its detections (:mod:`imbdet.evaluation.paired`)."""
 
-    resamples: Count
+    resamples: Annotated[int, Field(ge=40, description="of the images; 1,000 are usual, fewer than 40 have no tails")]
     over: Annotated[
         Literal["images", "seeds_and_images"], Field(description="what is drawn anew; seeds need at least two of them")
     ]
     baselines: Annotated[
-        tuple[str, ...], Field(description="experiments; each is compared with every other one of its detector")
+        tuple[str, ...],
+        Field(min_length=1, description="experiments; each is compared with the others of its detector, a pair once"),
     ]
 
 

@@ -1,5 +1,7 @@
 """Seeds and conditions of a study: what is the same in all of its runs, and what is refused."""
 
+import csv
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import yaml
 from promises import refused
 from studies import merged, with_two_stages
 
+from imbdet.figures import verdicts
 from imbdet.layout import Layout
 from imbdet.pipeline import Pipeline
 from imbdet.settings import ShapesData
@@ -16,14 +19,16 @@ from imbdet.study_file import load_study, parse_study
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "pipeline" / "tiny.yaml"
 WRONG = pytest.mark.promise("Seeds, intervals and sweeps that make no sense are refused", "bad input")
-INTERVALS = {"resamples": 10, "over": "seeds_and_images", "baselines": ["ce"]}
+INTERVALS = {"resamples": 40, "over": "seeds_and_images", "baselines": ["ce"]}
 OBJECTS = {"label": "objects an image", "experiments": ["focal-g2.0", "ce"], "points": {1: {"objects": [1, 1]}, 2: {}}}
 TAIL = {
     "label": "exponent of the class frequencies",
-    "experiments": ["ce", "two-stage"],
+    "experiments": ["ce", "ce-a0.5"],
     "points": {0.5: {"tail_exponent": 0.5}, 1: {}, 2: {"tail_exponent": 2.0, "classes": 5}},
 }
-SWEEP = {"seeds": [3, 5], "intervals": INTERVALS, "sweep": {"objects": OBJECTS, "tail": TAIL}}
+CE = yaml.safe_load(TINY.read_text())["experiments"]["ce"]
+HALF = {"ce-a0.5": CE | {"label": "half", "methods": {"dense": CE["methods"]["dense"] | {"alpha": 0.5}}}}
+SWEEP = {"seeds": [3, 5], "intervals": INTERVALS, "experiments": HALF, "sweep": {"objects": OBJECTS, "tail": TAIL}}
 CLEAR = {"report": {"cumulative_loss": [], "precision_recall": [], "detections": [], "gamma": []}}
 
 
@@ -96,8 +101,8 @@ def test_a_condition_has_the_experiments_that_its_axes_want():
     conditions = study(**SWEEP).conditions
     assert list(conditions["objects-1"].experiments) == ["ce", "focal-g2.0"]
     assert list(conditions["objects-1"].detectors) == ["retinanet"]
-    assert list(conditions["base"].experiments) == ["ce", "focal-g2.0", "two-stage"]
-    assert list(conditions["tail-2"].experiments) == ["ce", "two-stage"]
+    assert list(conditions["base"].experiments) == ["ce", "focal-g2.0", "ce-a0.5"]
+    assert list(conditions["tail-2"].experiments) == ["ce", "ce-a0.5"]
     assert conditions["tail-2"].intervals.baselines == ("ce",)
 
 
@@ -151,6 +156,15 @@ REFUSED = {
         {"intervals": INTERVALS | {"baselines": ["cee"]}},
         r"intervals.baselines names 'cee', not an experiment; did you mean 'ce'",
     ),
+    "no baseline": ({"intervals": INTERVALS | {"baselines": []}}, r"intervals.baselines is \[\]: .*at least 1 item"),
+    "a baseline that is alone": (
+        {"seeds": [1, 2], "intervals": INTERVALS | {"baselines": ["two-stage"]}},
+        r"intervals.baselines names 'two-stage', the only experiment of faster_rcnn: nothing is left",
+    ),
+    "an axis without a baseline": (
+        {**SWEEP, "sweep": {"objects": OBJECTS | {"experiments": ["ce", "two-stage"]}}},
+        r"sweep.objects.experiments names 'two-stage', but no baseline of faster_rcnn to compare it with",
+    ),
     "a sweep without intervals": ({"sweep": {"objects": OBJECTS}}, r"a sweep shows differences.*set intervals"),
     "an unknown experiment of an axis": (
         {**SWEEP, "sweep": {"objects": OBJECTS | {"experiments": ["focal"]}}},
@@ -185,7 +199,7 @@ def test_what_makes_no_sense_is_refused(changes, message):
 @WRONG
 def test_intervals_of_lvis_are_refused():
     raw = yaml.safe_load((ROOT / "config" / "lvis.yaml").read_text())
-    raw["intervals"] = {"resamples": 10, "over": "images", "baselines": []}
+    raw["intervals"] = {"resamples": 40, "over": "images", "baselines": ["sigmoid"]}
     with refused("intervals are of COCO's AP, which LVIS does not have"):
         parse_study(raw, name="lvis", where="lvis.yaml")
 
@@ -222,3 +236,26 @@ def test_the_demo_with_seeds_is_the_demo():
         assert experiment == demo.experiments[name]
     assert seeds.seed == demo.seed
     assert len(seeds.seeds) >= 3
+
+
+def test_the_demo_with_seeds_has_the_weights_of_the_demo():
+    demo, seeds = (load_study(ROOT / "config" / f"{name}.yaml") for name in ("demo", "demo-seeds"))
+    for name in seeds.experiments:
+        records = [json.loads((ROOT / Layout.of(study).training(name)).read_text()) for study in (demo, seeds)]
+        assert records[0]["weights_sha256"] == records[1]["weights_sha256"]
+
+
+def test_the_study_of_claims_has_every_claim_and_the_detectors_of_the_sweep():
+    """And the methods of the demo, but for what its header names."""
+    names = ("claims", "imbalance-sweep", "demo")
+    claims, sweep, demo = (load_study(ROOT / "config" / f"{name}.yaml") for name in names)
+    with verdicts.CLAIMS.open(encoding="utf-8", newline="") as file:
+        assert set(claims.report.verdicts) == {row["claim"] for row in csv.DictReader(file)}
+    assert (claims.detectors, claims.train, claims.evaluate) == (sweep.detectors, sweep.train, sweep.evaluate)
+    assert len(claims.seeds) >= 5
+    changed = {"ohem": {"nms_iou": 0.7}, "faster-eql": {"tail_ratio": 0.1, "score_threshold": None}}
+    for name, experiment in claims.experiments.items():
+        own = experiment.methods
+        stage = list(own)[-1]
+        assert own == demo.experiments[name].methods | {stage: own[stage]}
+        assert own[stage] == demo.experiments[name].methods[stage] | changed.get(name, {}), name

@@ -311,19 +311,10 @@ def test_scores_of_foreground_and_background_are_counted_again_slowly(seed):
     scores = analyse(truth, detections)["scores"]
     for kind, expected in kinds.items():
         assert scores[kind]["count"] == len(expected)
-        assert sum(scores[kind]["histogram"]) == len(expected)
         if expected:
             assert scores[kind]["quantiles"] == pytest.approx(np.quantile(expected, scores["levels"]))
     wins = [(f > b) + 0.5 * (f == b) for f in kinds["foreground"] for b in kinds["background"]]
     assert scores["separation"] == (pytest.approx(np.mean(wins)) if wins else None)
-
-
-def test_histograms_have_the_edges_that_they_state():
-    result = of([(1, 1, BOX)], [(1, 1, BOX, 0.93), (1, 1, BOX, 1.0), (1, 1, FAR, 0.0), (2, 1, FAR, 0.26)])
-    scores = result["scores"]
-    for kind, expected in (("foreground", [0.93, 1.0]), ("background", [0.0, 0.26])):
-        assert scores[kind]["histogram"] == np.histogram(expected, scores["edges"])[0].tolist()
-    assert scores["separation"] == 1
 
 
 @pytest.fixture

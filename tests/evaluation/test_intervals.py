@@ -7,7 +7,8 @@ import pytest
 from coco_cases import random_case
 from promises import refused
 
-from imbdet.evaluation.intervals import draw, holm, measure
+from imbdet.evaluation.holm import holm
+from imbdet.evaluation.intervals import draw, measure
 from imbdet.evaluation.matching import IOUS
 from imbdet.evaluation.resampling import ClassMatches, match, resampled_ap
 

@@ -12,7 +12,8 @@ from promises import refused
 from imbdet.errors import UserError
 from imbdet.evaluation import coco_ap, paired
 from imbdet.evaluation.detections import Detections
-from imbdet.evaluation.intervals import draw, holm, measure
+from imbdet.evaluation.holm import holm
+from imbdet.evaluation.intervals import draw, measure
 from imbdet.evaluation.paired import Run, compare
 from imbdet.evaluation.resampling import match
 from imbdet.layout import Layout
@@ -185,7 +186,7 @@ def test_a_comparison_with_what_is_no_experiment_is_refused(case, pairs):
 def place(tmp_path, monkeypatch):
     """A study of two seeds with annotations and detections."""
     monkeypatch.chdir(tmp_path)
-    intervals = Intervals(resamples=30, over="images", baselines=("ce",))
+    intervals = Intervals(resamples=40, over="images", baselines=("ce",))
     study = load_study(STUDY).model_copy(update={"seeds": (1, 2), "intervals": intervals})
     layout = Layout.of(study)
     truth, found = random_case(5)

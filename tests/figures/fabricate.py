@@ -16,6 +16,7 @@ from imbdet.config import Study
 from imbdet.evaluation.cumulative import cumulative_table
 from imbdet.evaluation.detections import Detections
 from imbdet.evaluation.errors import analyse
+from imbdet.evaluation.paired import comparisons
 from imbdet.layout import Layout
 from imbdet.study_file import parse_study
 
@@ -161,18 +162,15 @@ def intervals(made: Study) -> dict[str, Any]:
     values = {name: 0.3 + rng.normal(0, 0.02, (len(metrics), 1)) for name in made.experiments}
     values = {name: mean + rng.normal(0, 0.006, (len(metrics), len(seeds))) for name, mean in values.items()}
     about = {name: {"label": chosen.label, "detector": chosen.detector} for name, chosen in made.experiments.items()}
-    pairs = [
-        (baseline, name)
-        for baseline in settings.baselines
-        for name in made.experiments
-        if name != baseline and about[name]["detector"] == about[baseline]["detector"]
-    ]
+    compared = comparisons(made, settings.baselines)
+    pairs = [(baseline, name) for baseline, rivals in compared.items() for name in rivals]
     return {
         "study": made.name,
         "data": made.description,
         "images": 20,
         "seeds": list(seeds),
         **{"resamples": settings.resamples, "over": settings.over, "level": 0.95, "power": 0.8},
+        "least_p": 1 / (1 + settings.resamples),
         "experiments": {
             name: about[name] | {metric: _interval(own, 0.03) for metric, own in zip(metrics, rows, strict=True)}
             for name, rows in values.items()

@@ -79,10 +79,10 @@ def test_the_caption_says_what_the_interval_is_of(made):
     for words in ("1,000 resamples", "20 validation images", "Holm's correction", "four times of five"):
         assert words in caption
     if len(study.seeds) == 1:
-        assert "over the images alone, with one run of each method" in caption
+        assert "of the images alone, with one run of each method" in caption
         assert "seed 7." in caption
     else:
-        assert "over 3 seeds and the images" in caption
+        assert "of the images, with Student's t for the seeds" in caption
         assert "seeds 1, 2, 3." in caption
 
 
@@ -97,10 +97,15 @@ def test_the_table_has_signed_differences_and_says_which_are_baselines(made):
     table = {f"{place} {column.heading}": column.cells for place, column in enumerate(forest.table(data))}
     assert table["4 difference"].count("baseline") == table["5 95 %"].count(BLANK) == 2
     row = rows_of(record)[0]
-    assert table["4 difference"][1] == f"{100 * row['value']:+.1f}"
-    assert table["5 95 %"][1] == f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-    assert all(cell in (BLANK, "< 0.001") or 0 < float(cell) <= 1 for cell in table["6 p (Holm)"])
-    assert "< 0.001" in table["6 p (Holm)"]
+    value, low, high = (f"{100 * row[key]:+.1f}".replace("-", "−") for key in ("value", "low", "high"))
+    assert table["4 difference"][1] == value
+    assert table["5 95 %"][1] == f"{low} to {high}"
+    expected = [row["p_holm"] for row in rows_of(record)]
+    cells = [cell for cell in table["6 p (Holm)"] if cell != BLANK]
+    for cell, p, row in zip(cells, expected, rows_of(record), strict=True):
+        bound = "≤ " if row["p"] <= record["least_p"] else ""
+        assert cell == ("< 0.001" if p < 0.0005 else f"{bound}{p:.3f}")
+    assert "< 0.001" in cells
 
 
 @pytest.mark.promise("A study that asks for intervals which its runs cannot give is refused", "bad input")

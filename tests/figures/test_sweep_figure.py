@@ -29,7 +29,11 @@ def compared(condition, rng):
     metrics = ("AP", "AP50")
     experiments = {name: {**entry, **{m: interval(rng, 0.3) for m in metrics}} for name, entry in about.items()}
     differences = [
-        {"experiment": name, **entry, "baseline": baseline, "metric": metric, **interval(rng, 0.0)}
+        {
+            **{"experiment": name, **entry, "baseline": baseline, "metric": metric},
+            **interval(rng, 0.0),
+            "p_holm": rng.uniform(0, 0.1),
+        }
         for baseline in condition.intervals.baselines
         for name, entry in about.items()
         if name != baseline and entry["detector"] == about[baseline]["detector"]
@@ -130,17 +134,44 @@ def test_the_base_stands_once_in_each_axis_with_the_same_numbers(study, project)
     assert shared.groupby("experiment")[["gain", "low", "high"]].nunique().eq(1).all(axis=None)
 
 
-def test_a_point_is_full_where_its_interval_leaves_zero_out(study, project):
+def test_a_point_is_full_where_it_is_more_than_chance(study, project):
     data = sweep.data(study, Layout.of(study))
     uppers = [axes for axes in sweep.draw(data).axes if axes.get_ylabel().startswith("gain")]
     drawn = 0
     for axes, (_, rows) in zip(uppers, data.groupby("axis", sort=False), strict=True):
         full = [line for line in axes.lines if line.get_linestyle() == "None"]
         found = {point for line in full for point in zip(*line.get_data(), strict=True)}
-        told = rows[rows["low"] * rows["high"] > 0]
+        told = rows[rows["p_holm"] < 0.05]
         assert found == set(zip(told["x"], told["gain"], strict=True))
         drawn += len(told)
     assert 0 < drawn < len(data)
+
+
+def test_the_change_of_a_gain_has_the_interval_of_a_difference(study, project):
+    """Of symmetric intervals half of it is the square root of the sum of squares."""
+    data = sweep.data(study, Layout.of(study))
+    half = data["high"] - data["gain"]
+    data["low"] = data["gain"] - half
+    found = sweep.changes(data).set_index(["axis", "label"])
+    assert len(found) == sum(len(axis.experiments) for axis in study.sweep.values()) - 5, "of five baselines"
+    for key, line in data.groupby(["axis", "label"]):
+        ends = line.sort_values("x").iloc[[0, -1]]
+        change = np.subtract(*ends["gain"].iloc[::-1])
+        width = np.hypot(*(ends["high"] - ends["gain"]))
+        row = found.loc[key]
+        assert row[["change", "low", "high"]].to_list() == pytest.approx([change, change - width, change + width])
+        assert row[["first", "last"]].to_list() == ends["x"].to_list()
+
+
+def test_a_change_is_greatest_with_the_last_gain_at_its_highest_and_the_first_at_its_lowest(study, project):
+    data = sweep.data(study, Layout.of(study))
+    data["low"] = data["high"] = data["gain"]
+    greatest = data.groupby("axis")["x"].transform("max")
+    data.loc[data["x"] == greatest, "high"] += 3
+    data.loc[data["x"] == data.groupby("axis")["x"].transform("min"), "low"] -= 4
+    found = sweep.changes(data)
+    assert found["low"].equals(found["change"])
+    assert (found["high"] - found["change"]).to_list() == pytest.approx([5] * len(found))
 
 
 def test_a_method_has_one_colour_and_one_entry_in_the_legend(study, project):

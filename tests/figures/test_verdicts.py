@@ -9,6 +9,7 @@ from promises import refused
 
 from imbdet import figures
 from imbdet.config import Study
+from imbdet.evaluation.holm import holm
 from imbdet.figures import comparison, records, verdicts
 from imbdet.layout import Layout
 
@@ -71,7 +72,7 @@ def test_a_published_difference_is_that_of_the_published_rows(claim):
 def row(**changes):
     """A difference of +2 (1 to 3) points over several seeds, of a claim that the first is better."""
     found = {"seeds": 3, "over": "seeds_and_images", "direction": "better", "margin": None}
-    return {**found, "difference": 2.0, "low": 1.0, "high": 3.0, "p_holm": 0.01, **changes}
+    return {**found, "difference": 2.0, "low": 1.0, "high": 3.0, "p_holm": 0.01, "p_is_bound": False, **changes}
 
 
 @pytest.mark.parametrize(
@@ -150,21 +151,52 @@ def several(project):
     return made, layout, record
 
 
+def difference_of(record, shown):
+    """What the record has of the pair and metric of a row; it has each pair once."""
+    wanted = shown[["experiment", "baseline", "metric"]].tolist()
+    (found,) = (o for o in record["differences"] if [o[key] for key in ("experiment", "baseline", "metric")] == wanted)
+    return found
+
+
+def test_holms_correction_is_for_all_claims_that_say_which_is_better(several):
+    made, layout, _ = several
+    data = verdicts.data(made, layout)
+    tested = data[data["direction"] != "equal"]
+    assert len(tested) == len(data) - 1 == 5
+    assert tested["p_holm"].tolist() == holm(tested["p"]).tolist()
+    assert data.loc[data["direction"] == "equal", "p_holm"].isna().all()
+
+
+def test_a_pair_may_stand_the_other_way_round_in_the_record(several):
+    made, layout, record = several
+    before = verdicts.data(made, layout).set_index("claim").loc["gamma_5_below_2"]
+    found = difference_of(record, before)
+    found["experiment"], found["baseline"] = found["baseline"], found["experiment"]
+    found["value"], found["low"], found["high"] = -found["value"], -found["high"], -found["low"]
+    layout.intervals.write_text(json.dumps(record))
+    after = verdicts.data(made, layout).set_index("claim").loc["gamma_5_below_2"]
+    pd.testing.assert_series_equal(after, before)
+
+
+def test_a_p_value_that_resamples_bound_is_called_at_most(several):
+    made, layout, record = several
+    for difference in record["differences"]:
+        difference["p"] = record["least_p"]
+    layout.intervals.write_text(json.dumps(record))
+    reasons = verdicts.data(made, layout).query("direction != 'equal'")["reason"]
+    assert all(reason.startswith("p ≤ 0.010") for reason in reasons), "five times 1/501"
+
+
 def test_differences_are_those_of_the_record_in_points(several):
     made, layout, record = several
     data = verdicts.data(made, layout)
     assert data["claim"].tolist() == list(made.report.verdicts)
     for _, shown in data.iterrows():
-        (found,) = (
-            one
-            for one in record["differences"]
-            if [one[key] for key in ("experiment", "baseline", "metric")]
-            == shown[["experiment", "baseline", "metric"]].tolist()
-        )
+        found = difference_of(record, shown)
         columns = ["difference", "low", "high", "smallest_effect"]
         expected = [100 * found[key] for key in ("value", "low", "high", "smallest_effect")]
         assert shown[columns].tolist() == pytest.approx(expected)
-        assert shown["p_holm"] == found["p_holm"]
+        assert shown["p"] == found["p"]
         assert (shown["verdict"], shown["reason"]) == verdicts.judge(shown)
     assert data.set_index("claim").loc["ohem_over_random", "metric"] == "AP50"
 
@@ -172,7 +204,7 @@ def test_differences_are_those_of_the_record_in_points(several):
 def test_the_table_and_the_picture_hold_a_row_for_each_claim(several):
     made, layout, record = several
     for difference in record["differences"]:
-        difference["p_holm"] = 0.001 if difference["value"] > 0 else 0.9
+        difference["p"] = 0.004 if difference["value"] > 0 else 0.9
     layout.intervals.write_text(json.dumps(record))
     figures.run(made, layout, "verdicts")
     data = records.parse_csv((layout.figures / "verdicts.csv").read_text(), "verdicts")
@@ -181,7 +213,8 @@ def test_the_table_and_the_picture_hold_a_row_for_each_claim(several):
     for _, shown in data.iterrows():
         (line,) = (line for line in table.splitlines() if shown["statement"].replace("*", r"\*") in line)
         assert f"| {shown['verdict']} |" in line
-        assert f"{shown['difference']:+.1f} ({shown['low']:+.1f} to {shown['high']:+.1f})" in line
+        estimate = f"{shown['difference']:+.1f} ({shown['low']:+.1f} to {shown['high']:+.1f})".replace("-", "−")
+        assert estimate in line
         assert f"| {shown['smallest_effect']:.1f} |" in line
         assert shown["claimed_setting"] in line
     axes = verdicts.draw(data).axes[0]
@@ -200,7 +233,7 @@ def test_captions_give_the_rules_and_say_that_this_is_no_replication(several):
         "another seed may differ",
         "found four times of five",
         "the mean of 3 seeds",
-        "500 paired resamples of seeds and images",
+        "500 paired resamples of the images, with Student's t for the seeds",
         "no replication of any paper",
         "seeds 7, 8, 9",
     ):

@@ -11,7 +11,7 @@ from project_copy import Project, copy_of_project
 from studies import merged, with_two_stages
 
 TINY = Path(__file__).with_name("tiny.yaml")
-SEEDS = {"seeds": [1, 2], "intervals": {"resamples": 20, "over": "seeds_and_images", "baselines": ["ce"]}}
+SEEDS = {"seeds": [1, 2], "intervals": {"resamples": 40, "over": "seeds_and_images", "baselines": ["ce"]}}
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Project], None]) -> Project:

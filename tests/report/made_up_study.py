@@ -104,7 +104,7 @@ def intervals(plain):
     rivals = [name for name in names if name != "ce"]
     return {
         **{"study": plain.name, "images": 8, "seeds": list(plain.seeds), "resamples": 50, "over": "seeds_and_images"},
-        **{"level": 0.95, "power": 0.8},
+        **{"level": 0.95, "power": 0.8, "least_p": 0.001},
         "experiments": {name: {**about(name), **{key: entry() for key in KEYS}} for name in names},
         "differences": [
             {"experiment": name, "metric": key, **about(name), **tested, **entry()} for name in rivals for key in KEYS

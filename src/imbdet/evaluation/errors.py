@@ -56,7 +56,6 @@ from imbdet.layout import Layout
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU from which on a box is found, and below which nothing is
 ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-BINS = 20  # of the histograms of scores, from 0 to 1
 
 Bools = NDArray[np.bool_]
 
@@ -264,28 +263,22 @@ def _scores(verdicts: Verdicts) -> dict[str, Any]:
     """How the scores of foreground and background differ.
 
     Foreground are the detections with a box of their class under them, duplicates included; background those whose
-    error is so called. Of each the "count", "quantiles" (at "levels"; None without any) and "histogram" over "edges".
+    error is so called. Of each the "count" and "quantiles" (at "levels"; None without any).
     "separation": how probably one of the foreground has a higher score than one of the background, ties as half: the
     area under the ROC curve; None where there are not both.
     """
     score = verdicts.found.score
     foreground, background = score[verdicts.on_box], score[verdicts.kind == "background"]
-    edges = np.linspace(0, 1, BINS + 1)
     return {
         "levels": list(QUANTILES),
-        "edges": edges.round(9).tolist(),
-        "foreground": _distribution(foreground, edges),
-        "background": _distribution(background, edges),
+        "foreground": _distribution(foreground),
+        "background": _distribution(background),
         "separation": _separation(foreground, background),
     }
 
 
-def _distribution(score: Floats, edges: Floats) -> dict[str, Any]:
-    return {
-        "count": len(score),
-        "quantiles": np.quantile(score, QUANTILES).tolist() if len(score) else None,
-        "histogram": np.histogram(score, edges)[0].tolist(),
-    }
+def _distribution(score: Floats) -> dict[str, Any]:
+    return {"count": len(score), "quantiles": np.quantile(score, QUANTILES).tolist() if len(score) else None}
 
 
 def _separation(foreground: Floats, background: Floats) -> float | None:

@@ -15,7 +15,8 @@ from imbdet.config import Study
 from imbdet.data.coco import read_annotations, read_json
 from imbdet.errors import UserError, nearest
 from imbdet.evaluation.detections import Detections
-from imbdet.evaluation.intervals import LEVEL, METRICS, POWER, Measured, Over, Resamples, draw, holm, measure
+from imbdet.evaluation.holm import holm
+from imbdet.evaluation.intervals import LEVEL, METRICS, POWER, Measured, Over, Resamples, draw, measure
 from imbdet.evaluation.resampling import ClassMatches, match
 from imbdet.files import write_json
 from imbdet.layout import Layout
@@ -43,7 +44,7 @@ def run(study: Study, layout: Layout) -> None:
     path = layout.annotations("val")
     read_annotations(path)  # its checks
     limit = max(100, study.evaluate.detections_per_image)
-    pairs = {name: _rivals(study, name) for name in settings.baselines}
+    pairs = comparisons(study, settings.baselines)
     runs = _read(study, layout)
     record = compare(read_json(path), runs, study.seeds, pairs, settings.resamples, settings.over, limit)
     for name, entry in record["experiments"].items():
@@ -53,10 +54,14 @@ def run(study: Study, layout: Layout) -> None:
     write_json(layout.intervals, {"study": study.name, "data": study.description, **record})
 
 
-def _rivals(study: Study, baseline: str) -> list[str]:
-    """The other experiments of a baseline's detector."""
-    detector = study.experiment(baseline).detector
-    return [name for name, other in study.experiments.items() if other.detector == detector and name != baseline]
+def comparisons(study: Study, baselines: Sequence[str]) -> dict[str, list[str]]:
+    """The other experiments of each baseline's detector; two baselines are compared once, under the first of them."""
+    pairs = {}
+    for place, baseline in enumerate(baselines):
+        detector = study.experiment(baseline).detector
+        others = [name for name, other in study.experiments.items() if other.detector == detector]
+        pairs[baseline] = [name for name in others if name not in baselines[: place + 1]]
+    return {baseline: rivals for baseline, rivals in pairs.items() if rivals}
 
 
 def _read(study: Study, layout: Layout) -> Iterator[tuple[str, list[Run]]]:
@@ -93,9 +98,10 @@ def compare(
         limit: detections of an image and class that count.
 
     Returns:
-        The record without names: images, seeds, resamples, over, level, power; ``experiments``, for each name and
-        metric value, low, high, by_seed; ``differences``, for each pair and metric the same with p, p_holm (over the
-        comparisons with one baseline in one metric) and smallest_effect. All are shares, and float64.
+        The record without names: images, seeds, resamples, over, level, power, least_p (so many resamples give no
+        smaller p); ``experiments``, for each name and metric value, low, high, by_seed; ``differences``, for each pair
+        and metric the same with p, p_holm (over the comparisons with one baseline in one metric) and smallest_effect.
+        All are shares, and float64.
 
     Raises:
         UserError: no resamples; one seed where seeds are to be resampled; experiments of other seeds; a run without
@@ -115,6 +121,7 @@ def compare(
         "over": over,
         "level": LEVEL,
         "power": POWER,
+        "least_p": drawn.least_p,
         "experiments": {name: {metric: _entry(one) for metric, one in own.items()} for name, own in measured.items()},
         "differences": rows,
     }

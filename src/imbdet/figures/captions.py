@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from imbdet.config import Study
 from imbdet.settings import Coco2017Data
 
-RESAMPLED = {"images": "images", "seeds_and_images": "seeds and images"}  # by ``over`` of the intervals
+RESAMPLED = {  # by ``over`` of the intervals
+    "images": "the images",
+    "seeds_and_images": "the images, with Student's t for the seeds",
+}
 
 
 def is_coco(study: Study) -> bool:

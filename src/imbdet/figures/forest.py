@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from imbdet.config import Study
 from imbdet.errors import UserError
 from imbdet.figures import captions, records, style
-from imbdet.figures.tables import BLANK, Column, intervals, numbers, text
+from imbdet.figures.tables import BLANK, Column, intervals, numbers, p_values, text
 from imbdet.layout import Layout
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     """A row for each comparison, after one of its baseline alone; AP and differences in percent.
 
     Columns baseline, baseline_label, detector, experiment, label, AP, AP_low, AP_high; difference, low, high, p_holm,
-    smallest_effect and, of each seed, seed_N, which a baseline lacks; images, resamples, over.
+    p_is_bound (whether it may be smaller, but for the number of resamples), smallest_effect and, of each seed, seed_N,
+    which a baseline lacks; images, resamples, over.
     """
     record = records.read_json(layout.intervals)
     about = {key: record[key] for key in ("images", "resamples", "over")}
@@ -46,7 +47,7 @@ def data(study: Study, layout: Layout) -> "DataFrame":
         table.append({**own, **_accuracy(record, baseline), **about})
         for entry in mine:
             accuracy = _accuracy(record, entry["experiment"])
-            table.append({**own, **accuracy, **_difference(entry, record["seeds"]), **about})
+            table.append({**own, **accuracy, **_difference(entry, record), **about})
     return records.frame(table)
 
 
@@ -57,13 +58,14 @@ def _accuracy(record: records.Record, name: str) -> dict[str, Any]:
     return {**names, METRIC: records.percent(entry[METRIC]["value"]), "AP_low": low, "AP_high": high}
 
 
-def _difference(entry: records.Record, seeds: list[int]) -> dict[str, Any]:
-    by_seed = dict(zip(seeds, entry["by_seed"], strict=True))
+def _difference(entry: records.Record, record: records.Record) -> dict[str, Any]:
+    by_seed = dict(zip(record["seeds"], entry["by_seed"], strict=True))
     return {
         "difference": records.percent(entry["value"]),
         "low": records.percent(entry["low"]),
         "high": records.percent(entry["high"]),
         "p_holm": entry["p_holm"],
+        "p_is_bound": entry["p"] <= record["least_p"],
         "smallest_effect": records.percent(entry["smallest_effect"]),
         **{f"{SEED}{seed}": records.percent(value) for seed, value in by_seed.items()},
     }
@@ -72,18 +74,15 @@ def _difference(entry: records.Record, seeds: list[int]) -> dict[str, Any]:
 def caption(study: Study, data: "DataFrame") -> str:
     """Say what an interval is of, what a filled mark means, and what could have been seen."""
     first, seeds = data.iloc[0], len(_seeds(data))
-    of = (
-        f"{seeds} seeds and the images, both a sample of others"
-        if first["over"] == "seeds_and_images"
-        else "the images alone, with "
-        + ("one run of each method: another seed would give another difference" if seeds == 1 else "the seeds kept")
-    )
+    kept = "one run of each method: another seed would give another difference" if seeds == 1 else "the seeds kept"
+    of = captions.RESAMPLED[first["over"]] + ("" if first["over"] == "seeds_and_images" else f" alone, with {kept}")
     dots = f" Small dots are the {seeds} seeds' own differences; the mark is their mean." if seeds > 1 else ""
     return (
         "Difference of each method from its baseline in points of AP, with its interval of 95 %: paired bootstrap of "
-        f"{first['resamples']:,} resamples, over {of}.{dots} Filled marks differ from the baseline at 5 % after Holm's "
-        "correction for all comparisons with it; hollow ones may not differ at all. The grey band holds differences "
-        "too small to be seen: those that a study with such an interval would find less often than four times of five. "
+        f"{first['resamples']:,} resamples of {of}.{dots} Filled marks differ from the baseline at 5 % after Holm's "
+        "correction for all comparisons in the panel; hollow ones may not differ at all. The grey band holds "
+        "differences too small to be seen: those that a study with such an interval would find less often than four "
+        "times of five, each by itself and so before Holm's correction. "
         + captions.about(study, f"measured on {first['images']:,} validation images", study.seeds)
     )
 
@@ -96,7 +95,6 @@ def _seeds(data: "DataFrame") -> list[str]:
 def table(data: "DataFrame") -> list[Column]:
     """AP and difference, each with its interval, in the order of the comparisons."""
     differences = ["baseline" if cell == BLANK else cell for cell in numbers(data["difference"], "+.1f")]
-    p_values = [cell if cell != "0.000" else "< 0.001" for cell in numbers(data["p_holm"], ".3f")]
     return [
         Column("", "experiment", text(data["label"])),
         Column("", "detector", text(data["detector"])),
@@ -104,7 +102,7 @@ def table(data: "DataFrame") -> list[Column]:
         Column("", "95 %", intervals(data["AP_low"], data["AP_high"], ".1f")),
         Column("", "difference", differences),
         Column("", "95 %", intervals(data["low"], data["high"], "+.1f")),
-        Column("", "p (Holm)", p_values),
+        Column("", "p (Holm)", p_values(data["p_holm"], data["p_is_bound"].eq(True))),
         Column("", "smallest effect", numbers(data["smallest_effect"], ".1f")),
     ]
 

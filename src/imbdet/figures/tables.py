@@ -15,6 +15,7 @@ _LATEX = {
     "γ": r"$\gamma$",
     "β": r"$\beta$",
     "α": r"$\alpha$",
+    "≤": r"$\leq$",
 }
 _LATEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
 
@@ -34,8 +35,14 @@ def text(values: Iterable[object]) -> list[str]:
 
 
 def numbers(values: Iterable[float], form: str) -> list[str]:
-    """Return cells of numbers in a format such as ``.1f``; a missing one is a dash."""
-    return [BLANK if math.isnan(value) else format(value, form) for value in values]
+    """Return cells of numbers in a format such as ``.1f``, with a true minus; a missing one is a dash."""
+    return [BLANK if math.isnan(value) else format(value, form).replace("-", "−") for value in values]
+
+
+def p_values(values: Iterable[float], bounds: Iterable[bool]) -> list[str]:
+    """Return cells of p values; those of ``bounds`` may be smaller, as no smaller one can come of the resamples."""
+    cells = zip(numbers(values, ".3f"), bounds, strict=True)
+    return ["< 0.001" if cell == "0.000" else f"≤ {cell}" if bound and cell != BLANK else cell for cell, bound in cells]
 
 
 def intervals(low: Iterable[float], high: Iterable[float], form: str) -> list[str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from imbdet.config import Study
 from imbdet.errors import UserError, nearest
+from imbdet.evaluation.holm import holm
 from imbdet.figures import captions, comparison, gains, records, style
-from imbdet.figures.tables import Column, estimates, numbers, text
+from imbdet.figures.tables import Column, estimates, numbers, p_values, text
 from imbdet.layout import Layout
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 CLAIMS = comparison.PUBLISHED / "claims.csv"
 AGREES, DISAGREES, UNTOLD = "agrees", "disagrees", "cannot tell"
+EQUAL = "equal"  # a claim's direction
 ROW = 0.5  # inches
 LOOKS: dict[str, dict[str, Any]] = {
     AGREES: {"color": style.COLOURS[1], "marker": "o"},
@@ -56,10 +58,15 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     """A row for each claim, in the order of the study; differences, intervals and margins are in points.
 
     Columns: those of claims.csv (data and setting as claimed_data and claimed_setting); experiment, label, baseline,
-    baseline_label, detector, measured_data, images, seeds (how many), over, resamples; difference, low, high, p_holm,
-    smallest_effect; verdict, reason.
+    baseline_label, detector, measured_data, images, seeds (how many), over, resamples; difference, low, high, p,
+    p_holm, p_is_bound (whether they may be smaller, but for the number of resamples), smallest_effect; verdict, reason.
+    Holm's correction is for all claims of the study that say which of two is better.
     """
-    return records.frame(_rows(study, layout))
+    rows = list(_rows(study, layout))
+    tested = [row for row in rows if row["direction"] != EQUAL]
+    for row, p_holm in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = float(p_holm)
+    return records.frame(row | dict(zip(("verdict", "reason"), judge(row), strict=True)) for row in rows)
 
 
 def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
@@ -71,23 +78,28 @@ def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
         claimed = {f"claimed_{name}" if name in ("data", "setting") else name: value for name, value in claim.items()}
         experiment, baseline = study.report.verdicts[key]
         detector = records.read_json(layout.training(experiment))["config"]["detector"]
-        row = {
+        yield {
             **{"claim": key, **claimed},
             **{"experiment": experiment, "label": label[experiment]},
             **{"baseline": baseline, "baseline_label": label[baseline]},
             **{"detector": f"{gains.NAMES[detector['name']]}, backbone {detector['backbone']}", **about},
             **_difference(record, experiment, baseline, claim["metric"]),
         }
-        verdict, reason = judge(row)
-        yield row | {"verdict": verdict, "reason": reason}
 
 
-def _difference(record: records.Record, experiment: str, baseline: str, metric: str) -> dict[str, float | None]:
-    """What was measured of one pair, in points."""
+def _difference(record: records.Record, experiment: str, baseline: str, metric: str) -> dict[str, Any]:
+    """What was measured of one pair, in points; the record may have it the other way round."""
     for found in record["differences"]:
-        if (found["experiment"], found["baseline"], found["metric"]) == (experiment, baseline, metric):
-            points = {"difference": "value", "low": "low", "high": "high", "smallest_effect": "smallest_effect"}
-            return {name: records.percent(found[key]) for name, key in points.items()} | {"p_holm": found["p_holm"]}
+        pair, swapped = (found["experiment"], found["baseline"]), (found["baseline"], found["experiment"])
+        if found["metric"] == metric and (experiment, baseline) in (pair, swapped):
+            value, low, high = (records.percent(found[key]) or 0.0 for key in ("value", "low", "high"))
+            if (experiment, baseline) == swapped:
+                value, low, high = -value, -high, -low
+            return {
+                **{"difference": value, "low": low, "high": high},
+                **{"p": found["p"], "p_is_bound": found["p"] <= record["least_p"]},
+                "smallest_effect": records.percent(found["smallest_effect"]),
+            }
     raise UserError(
         f"{record.path} has no difference in {metric} between {experiment} and {baseline}; it is older than the "
         f"study's file: run python -m imbdet intervals config/{record['study']}.yaml again"
@@ -98,16 +110,18 @@ def judge(row: Mapping[str, Any]) -> tuple[str, str]:
     """The verdict on a claim, and why.
 
     Args:
-        row: seeds, over; direction (better, worse or equal); difference, low, high, p_holm; margin, of a claim that two
-            are equal. Differences are those of experiment minus baseline, in points.
+        row: seeds, over; direction (better, worse or equal); difference, low, high; p_holm, p_is_bound, of a claim that
+            one is better; margin, of a claim that two are equal. Differences are those of experiment minus baseline,
+            in points.
     """
     if row["seeds"] < 2:
         return UNTOLD, "one run of each: another seed may differ"
     if row["over"] == "images":
         return UNTOLD, "an interval of these very runs: another seed may differ"
-    if row["direction"] == "equal":
+    if row["direction"] == EQUAL:
         return _equal(row["low"], row["high"], row["margin"])
-    p = f"p = {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p < 0.001"
+    (p,) = p_values([row["p_holm"]], [row["p_is_bound"]])
+    p = f"p {p}" if p[0] in "<≤" else f"p = {p}"
     if row["p_holm"] >= records.SIGNIFICANT:
         return UNTOLD, f"{p}: may be chance"
     if (row["difference"] > 0) == (row["direction"] == "better"):
@@ -138,10 +152,11 @@ def caption(study: Study, data: "DataFrame") -> str:
     return (
         f"Claims of papers beside this study, in points of AP{metric}: each difference is that of the first experiment "
         f"minus the second, {runs}, with the 95 % interval of {first['resamples']:,} paired resamples of {drawn}. A "
-        "claim agrees or disagrees, by the sign, if p is below .05 after Holm's correction for all comparisons with "
-        f"the same baseline, and otherwise this study cannot tell. {equal}With one run of each, or an interval over "
-        "images alone, the verdict is always cannot tell: another seed may differ. The smallest effect is what the "
-        "study would have found four times of five. A verdict speaks of this study's setting. "
+        "claim agrees or disagrees, by the sign, if p is below .05 after Holm's correction for all of these claims, "
+        f"and otherwise this study cannot tell. {equal}With one run of each, or an interval over images alone, the "
+        "verdict is always cannot tell: another seed may differ. The smallest effect is what the study would have "
+        "found four times of five, each by itself and so before Holm's correction. A verdict speaks of this study's "
+        "setting. "
         + ("" if captions.is_coco(study) else "Its own data and small networks make it no replication of any paper. ")
         + captions.about(study, f"measured on {first['images']:,} validation images", study.seeds)
     )

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from imbdet.config import Study
+from imbdet.figures.captions import RESAMPLED
 from imbdet.figures.records import SIGNIFICANT, Record, read_json
+from imbdet.figures.tables import p_values
 from imbdet.layout import Layout
 from imbdet.report.tables import Cell, Column, Table, number
 
@@ -29,7 +31,7 @@ def table(records: dict[str, Record]) -> Table:
     metrics = list(dict.fromkeys(entry["metric"] for record in records.values() for entry in record["differences"]))
     level, power = (next(iter(records.values()))[key] for key in ("level", "power"))
     heads = [("difference", f"{level:.0%} interval"), ("p, corrected", "not corrected")]
-    heads += [("smallest effect", f"seen with {power:.0%} power")]
+    heads += [("smallest effect", f"seen with {power:.0%} power, by itself")]
     columns = [
         *(Column(name, numeric=False) for name in ["condition"] * several + ["method"]),
         *(Column(head, below=below, group=metric) for metric in metrics for head, below in heads),
@@ -41,9 +43,9 @@ def table(records: dict[str, Record]) -> Table:
         for found in _pairs(record):
             first = found[metrics[0]]
             names = [Cell(condition)] * several + [Cell(first["label"], below=f"less {labels[first['baseline']]}")]
-            numbers = [cell for metric in metrics for cell in _cells(found[metric])]
+            numbers = [cell for metric in metrics for cell in _cells(found[metric], record["least_p"])]
             rows.append([*names, *numbers, Cell(first["detector"])])
-    caption = "Each method less its baseline, on the same images and seeds, in points of a percent"
+    caption = "Each method less its baseline, on the same images and seeds, in points of AP"
     return Table(caption, columns, rows, named=1 + several)
 
 
@@ -55,13 +57,14 @@ def _pairs(record: Record) -> list[dict[str, Record]]:
     return list(pairs.values())
 
 
-def _cells(entry: Record) -> list[Cell]:
+def _cells(entry: Record, least_p: float) -> list[Cell]:
     """A difference with its interval, and with the single ones where there are several seeds; its p; its least size."""
     low, high = (number([entry[key]], POINTS, 100).text for key in ("low", "high"))
     singles = number(entry["by_seed"], POINTS, 100).below
+    holm, single = p_values((entry["p_holm"], entry["p"]), [entry["p"] <= least_p] * 2)
     return [
         replace(number([entry["value"]], POINTS, 100), below=f"{low} to {high}\n{singles}".strip()),
-        replace(number([entry["p_holm"]], ".3f"), below=number([entry["p"]], ".3f").text),
+        Cell(holm, entry["p_holm"], single),
         number([entry["smallest_effect"]], ".1f", 100),
     ]
 
@@ -74,10 +77,10 @@ def summary(records: dict[str, Record], seeds: Sequence[int]) -> str:
     first = next(iter(records.values()))
     entries = [entry for record in records.values() for entry in record["differences"] if entry["metric"] == "AP"]
     sure = sum(entry["p_holm"] < SIGNIFICANT for entry in entries)
-    over = "images" if first["over"] == "images" else f"images and {len(first['seeds'])} seeds together"
+    explains = "chance explains" if first["over"] != "images" else "other images would explain, for these very runs"
     return (
-        f"{sure} of {len(entries)} differences in AP are more than chance explains (p below {SIGNIFICANT:g} after "
-        f"Holm’s correction). Intervals are of {first['resamples']:,} resamples of {first['images']:,} {over}."
+        f"{sure} of {len(entries)} differences in AP are more than {explains} (p below {SIGNIFICANT:g} after Holm’s "
+        f"correction). Intervals are of {first['resamples']:,} resamples of {RESAMPLED[first['over']]}."
         + f" {alone}"
         * (len(first["seeds"]) == 1)
     )

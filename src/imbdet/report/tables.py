@@ -1,5 +1,6 @@
 """Tables of the page: cells that know the number behind their text, so that a reader can sort by it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -90,8 +91,6 @@ def percent(values: Sequence[float | None]) -> Cell:
 
 
 def as_number(text: str) -> float | None:
-    """The number that a text is, if it is one."""
-    try:
-        return float(text.replace(",", "").replace("−", "-").replace("+", ""))
-    except ValueError:
-        return None
+    """The number that a text is, if it is one: an interval may follow it in brackets, and it may be a bound."""
+    found = re.fullmatch(r"[<≤]? ?([+−-]?[\d,]*\.?\d+)(?: \(.*\))?", text)
+    return float(found[1].replace(",", "").replace("−", "-")) if found else None
