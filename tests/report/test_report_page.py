@@ -24,6 +24,7 @@ from imbdet.figures.tables import Column
 from imbdet.layout import Layout
 from imbdet.report import pictures
 from imbdet.report.page import build
+from imbdet.report.tables import as_number
 from imbdet.study_file import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +194,26 @@ def test_examples_reach_the_script_as_they_are(built, study, page):
             ]
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("−16.1 (−18.0 to −14.8)", -16.1),
+        ("+3.7 (+1.9 to +5.3)", 3.7),
+        ("< 0.001", 0.001),
+        ("≤ 0.013", 0.013),
+        ("1,234", 1234),
+        ("0.5", 0.5),
+        ("baseline", None),
+        ("–", None),
+        ("2 of 3", None),
+        ("−19.6 to 21.6", -19.6),
+        ("", None),
+    ],
+)
+def test_cells_sort_by_the_number_that_they_begin_with(text, value):
+    assert as_number(text) == value
+
+
 def test_nothing_comes_from_elsewhere(html, page):
     addresses = [a[key] for _, a in page.elements for key in ("src", "href", "srcset", "action") if key in a]
     assert addresses
@@ -208,7 +229,7 @@ def test_nothing_comes_from_elsewhere(html, page):
 def test_figures_are_those_that_were_drawn(built, study, page):
     caption = pictures.plain((built / "paper_figures/made-up/focal_loss_pt.rst").read_text())
     (image,) = [a for tag, a in page.elements if tag == "img"]
-    assert image["alt"] == caption
+    assert image["alt"] == "Focal loss against the probability of the true side (Lin et al. 2017, figure 1)"
     assert caption in page.text
     (links,) = [[a for tag, a in page.elements if a.get("download") == f"{name}.csv"] for name in ("focal_loss_pt",)]
     kept = unquote(links[0]["href"].removeprefix("data:text/csv;charset=utf-8,"))

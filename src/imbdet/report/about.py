@@ -43,13 +43,14 @@ def _split(names: Sequence[str], part: Record, validation: Record | None) -> lis
 def defects(study: Study) -> list[str]:
     """A sentence for each defect that validation found."""
     sentences = []
-    for plain in study.conditions.values():
+    for condition, plain in study.conditions.items():
         path = Layout.of(plain).validation
+        where = f"{condition}, " if condition else ""
         for split, part in read_json(path)["splits"].items() if path.is_file() else ():
             for name, defect in part["defects"].items():
                 if defect["count"]:
                     what = Validation.model_fields[name].description
-                    sentences.append(f"{split}: {defect['count']:,} × {what} (policy: {defect['policy']})")
+                    sentences.append(f"{where}{split}: {defect['count']:,} × {what} (policy: {defect['policy']})")
     return sentences
 
 

@@ -101,7 +101,7 @@ def _table(columns: Sequence[tables.Column], caption: str) -> Table:
         Column(column.heading, _numeric(cells), "", column.group)
         for column, cells in zip(columns, zip(*rows, strict=True), strict=True)
     ]
-    return Table(caption, heads, rows, named=0)
+    return Table(caption, heads, rows, named=1)
 
 
 def _numeric(cells: Sequence[Cell]) -> bool:

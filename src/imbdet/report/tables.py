@@ -91,6 +91,6 @@ def percent(values: Sequence[float | None]) -> Cell:
 
 
 def as_number(text: str) -> float | None:
-    """The number that a text is, if it is one: an interval may follow it in brackets, and it may be a bound."""
-    found = re.fullmatch(r"[<≤]? ?([+−-]?[\d,]*\.?\d+)(?: \(.*\))?", text)
+    """The number that a text is, if it is one: it may be a bound or begin an interval, or one may follow."""
+    found = re.fullmatch(r"[<≤]? ?([+−-]?[\d,]*\.?\d+)(?: \(.*\)| to .*)?", text)
     return float(found[1].replace(",", "").replace("−", "-")) if found else None
