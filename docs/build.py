@@ -95,14 +95,15 @@ def sweep_page(text: str, root: Path) -> str:
     data = records.parse_csv((root / path).with_suffix(".csv").read_text(encoding="utf-8"), f"{path}.csv")
     found = sweep.changes(data)
     pairs = found["label"] + " − " + found["baseline_label"]
-    ends = [f"{first:g} to {last:g}" for first, last in zip(found["first"], found["last"], strict=True)]
+    places = [f"{first:g} to {last:g}" for first, last in zip(found["first"], found["last"], strict=True)]
     gains = [tables.numbers(found[key], "+.1f") for key in ("first_gain", "last_gain")]
     change = tables.estimates(found["change"], found["low"], found["high"], "+.1f")
-    rows = zip(found["property"], ends, pairs, *gains, change, strict=True)
+    rows = zip(found["property"], places, pairs, *gains, change, strict=True)
     heads = ["property", "from, to", "method − baseline", "first gain", "last gain", "change (interval)"]
     picture = f"![What each method gains as one property of the data changes](../{path}.png)\n"
     table = tables.markdown(sweep.table(data), sweep.caption(study, data))
-    part = f"{picture}\n{table}\n### From one end to the other\n\n{_table(heads, [list(row) for row in rows])}"
+    ends = _table(heads, [list(row) for row in rows])
+    part = f"{sweep.answer(data)}\n\n{picture}\n{table}\n### From one end to the other\n\n{ends}"
     return _with_part(text, part, "docs/imbalance.md")
 
 

@@ -1,7 +1,7 @@
 """Write ``docs/scaling.md`` from the benchmark of throughput and published speeds: ``python docs/scaling.py``.
 
-No measurement on the page is typed by hand: measured ones come from ``results/benchmarks/throughput.json``, the schedule
-from ``config/coco.yaml``, published ones with their source from ``benchmarks/published_speeds.csv``.
+No measurement on the page is typed by hand: they come from ``results/benchmarks/throughput.json``, the schedule from
+``config/coco.yaml``, published speeds with their source from ``benchmarks/published_speeds.csv``.
 """
 
 import csv
@@ -49,8 +49,8 @@ run down for DVC, as after a run on one machine.
   its jobs go on until they are done or `scancel` ends them, and the next run takes over what they have finished.
 
 `make test-slurm` starts a Slurm of one node with a pretend GPU on this machine (as root, on Debian or Ubuntu), runs a
-small study through the profile, cancels a training on the way, and compares the records up to evaluation with those of a
-local run.
+small study through the profile, cancels a training on the way, and compares the records up to evaluation with those of
+a local run.
 
 ## Several GPUs in one training
 
@@ -69,8 +69,8 @@ nothing to communication and is the better use.
 COST = """
 ## What the full COCO study costs
 
-A comparison of {methods} methods on {detectors} detectors with {seeds} seeds: {runs} trainings, each with the schedule of
-`config/coco.yaml`, {steps:,} steps of {batch} images; {images:,} images in all. (The file itself has one seed, and
+A comparison of {methods} methods on {detectors} detectors with {seeds} seeds: {runs} trainings, each with the schedule
+of `config/coco.yaml`, {steps:,} steps of {batch} images; {images:,} images in all. (The file itself has one seed, and
 experiments of its own choice: what `seeds` and the list have decides what you pay.) Plain cross entropy stands for all
 methods, since the network takes most of the time ([what methods cost](benchmarks.md)). Reading images and evaluation
 are not in the numbers.

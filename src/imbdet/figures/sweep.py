@@ -86,6 +86,24 @@ def changes(data: "DataFrame") -> "DataFrame":
     return records.frame(rows)
 
 
+def answer(data: "DataFrame") -> str:
+    """In words: how many comparisons are more than chance, and which gains change along their property."""
+    compared = data[~data["base"] | ~data.duplicated(["base", "experiment", "baseline"])]  # all axes share the base
+    sure = int((compared["p_holm"] < records.SIGNIFICANT).sum())
+    found = changes(data)
+    moved = found[(found["low"] > 0) | (found["high"] < 0)]
+    steps = (
+        f"{row['label']} − {row['baseline_label']} {'gains' if row['change'] > 0 else 'loses'} "
+        f"{abs(row['change']):.1f} points from {row['first']:g} to {row['last']:g} ({row['property']})"
+        for _, row in moved.iterrows()
+    )
+    return (
+        f"{sure} of {len(compared)} comparisons are more than chance explains, after Holm's correction for the methods "
+        f"compared on the same data. {len(moved)} of {len(found)} gains change along their property by more than their "
+        f"intervals{': ' if len(moved) else ''}{'; '.join(steps)}."
+    )
+
+
 def caption(study: Study, data: "DataFrame") -> str:
     """Say what a band is, what the pairs are, and how small all of this is."""
     first = data.iloc[0]
