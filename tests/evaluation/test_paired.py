@@ -13,8 +13,8 @@ from imbdet.errors import UserError
 from imbdet.evaluation import coco_ap, paired
 from imbdet.evaluation.detections import Detections
 from imbdet.evaluation.holm import holm
-from imbdet.evaluation.intervals import draw, measure
-from imbdet.evaluation.paired import Run, compare
+from imbdet.evaluation.intervals import DRAWS, draw, measure
+from imbdet.evaluation.paired import Run, compare, comparisons
 from imbdet.evaluation.resampling import match
 from imbdet.layout import Layout
 from imbdet.settings import Intervals
@@ -57,13 +57,16 @@ def test_the_record_says_what_each_part_measures(case, over):
     assert record["images"] == len(truth["images"])
     assert [record[key] for key in ("seeds", "resamples", "over", "level", "power")] == [[3, 1], 50, over, 0.95, 0.8]
     drawn = draw(50, len(truth["images"]), 2, over, seed=3)
+    assert record["least_p"] == 1 / (1 + 50 * (1 if over == "images" else DRAWS))
+    assert min(row["p"] for row in record["differences"]) >= record["least_p"]
     for name, entries in record["experiments"].items():
         runs = {run.seed: match(truth, run.detections) for run in made[name]}
         own = measure([runs[seed] for seed in SEEDS], drawn)
         for metric in METRICS:
             entry = entries[metric]
             assert entry["by_seed"] == own[metric].by_seed.tolist()
-            assert (entry["low"], entry["high"]) == own[metric].interval
+            low, high = own[metric].interval
+            assert (entry["low"], entry["high"]) == (max(low, 0), min(high, 1)), "an AP is a share"
             assert entry["value"] == pytest.approx(np.mean(entry["by_seed"]))
 
 
@@ -99,6 +102,14 @@ def test_the_order_of_runs_and_experiments_changes_nothing(case):
     turned = {name: runs[::-1] for name, runs in reversed(made.items())}
     assert compared((truth, turned)) == compared(case)
     assert compared(case, pairs={"good": ["poor", "fair"]})["experiments"] == compared(case)["experiments"]
+
+
+def test_two_baselines_are_compared_once(place):
+    study, _ = place
+    names = list(study.experiments)
+    assert len(names) == 2
+    assert comparisons(study, names) == {names[0]: names[1:]}
+    assert comparisons(study, names[::-1]) == {names[1]: names[:1]}
 
 
 def test_each_run_is_matched_and_resampled_once(case, monkeypatch):

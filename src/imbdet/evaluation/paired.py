@@ -122,7 +122,9 @@ def compare(
         "level": LEVEL,
         "power": POWER,
         "least_p": drawn.least_p,
-        "experiments": {name: {metric: _entry(one) for metric, one in own.items()} for name, own in measured.items()},
+        "experiments": {
+            name: {metric: _entry(one, 0) for metric, one in own.items()} for name, own in measured.items()
+        },
         "differences": rows,
     }
 
@@ -161,7 +163,7 @@ def _differences(
             "experiment": name,
             "baseline": baseline,
             "metric": metric,
-            **_entry(one),
+            **_entry(one, -1),
             "p": p,
             "p_holm": float(adjusted),
             "smallest_effect": one.smallest_effect,
@@ -170,6 +172,7 @@ def _differences(
     ]
 
 
-def _entry(one: Measured) -> Record:
+def _entry(one: Measured, least: int) -> Record:
+    """``least`` is what an AP (0) or a difference (-1) is at least; at most both are 1, and so are their intervals."""
     low, high = one.interval
-    return {"value": one.value, "low": low, "high": high, "by_seed": one.by_seed.tolist()}
+    return {"value": one.value, "low": max(low, least), "high": min(high, 1), "by_seed": one.by_seed.tolist()}

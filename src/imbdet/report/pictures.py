@@ -14,7 +14,7 @@ from imbdet.figures import records, style, tables
 from imbdet.layout import Layout
 from imbdet.report.tables import Cell, Column, Table, as_number
 
-FIRST = ("verdicts", "forest")  # stand by themselves at the head of the page
+FIRST = ("verdicts", "forest", "sweep")  # stand by themselves at the head of the page
 LONGEST = 2_000_000  # characters of an address that every browser takes
 SAFE = "/,:;+=()!*$"  # of a CSV, what stays as it is in an address
 
