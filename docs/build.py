@@ -10,13 +10,17 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from imbdet.config import Study
 from imbdet.errors import UserError
 from imbdet.figures import gamma, records, sweep, tables
 from imbdet.files import write_text
 from imbdet.layout import Layout
 from imbdet.study_file import load_study
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "metrics.md"
@@ -80,9 +84,7 @@ def readme(text: str, root: Path) -> str:
 
 def gamma_page(text: str, root: Path) -> str:
     """Return the page on gamma with its generated part made again from the data of the demo's figure below ``root``."""
-    study = load_study(root / "config" / "demo.yaml")
-    path = Layout.of(study).figures / "gamma"
-    data = records.parse_csv((root / path).with_suffix(".csv").read_text(encoding="utf-8"), f"{path}.csv")
+    study, path, data = _figure(root, "demo", "gamma")
     table = tables.markdown(gamma.table(data), gamma.caption(study, data))
     picture = f"![Published and measured AP by γ, and shares of the gradient](../{path}.png)\n"
     return _with_part(text, f"{gamma.answer(data)}\n\n{table}\n{picture}", "docs/gamma.md")
@@ -90,9 +92,7 @@ def gamma_page(text: str, root: Path) -> str:
 
 def sweep_page(text: str, root: Path) -> str:
     """Return the page on the sweep with its generated part made again from the data of its figure below ``root``."""
-    study = load_study(root / "config" / "imbalance-sweep.yaml")
-    path = Layout.of(study).figures / "sweep"
-    data = records.parse_csv((root / path).with_suffix(".csv").read_text(encoding="utf-8"), f"{path}.csv")
+    study, path, data = _figure(root, "imbalance-sweep", "sweep")
     found = sweep.changes(data)
     pairs = found["label"] + " − " + found["baseline_label"]
     places = [f"{first:g} to {last:g}" for first, last in zip(found["first"], found["last"], strict=True)]
@@ -105,6 +105,13 @@ def sweep_page(text: str, root: Path) -> str:
     ends = _table(heads, [list(row) for row in rows])
     part = f"{sweep.answer(data)}\n\n{picture}\n{table}\n### From one end to the other\n\n{ends}"
     return _with_part(text, part, "docs/imbalance.md")
+
+
+def _figure(root: Path, study: str, name: str) -> tuple[Study, Path, "DataFrame"]:
+    """A study, where its figure is without the suffix, and the figure's data."""
+    known = load_study(root / "config" / f"{study}.yaml")
+    path = Layout.of(known).figures / name
+    return known, path, records.parse_csv((root / f"{path}.csv").read_text(encoding="utf-8"), f"{path}.csv")
 
 
 def methods_page(root: Path) -> str:

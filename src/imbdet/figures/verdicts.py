@@ -90,13 +90,12 @@ def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
 def _difference(record: records.Record, experiment: str, baseline: str, metric: str) -> dict[str, Any]:
     """What was measured of one pair, in points; the record may have it the other way round."""
     for found in record["differences"]:
-        pair, swapped = (found["experiment"], found["baseline"]), (found["baseline"], found["experiment"])
-        if found["metric"] == metric and (experiment, baseline) in (pair, swapped):
-            value, low, high = (records.percent(found[key]) or 0.0 for key in ("value", "low", "high"))
-            if (experiment, baseline) == swapped:
-                value, low, high = -value, -high, -low
+        if found["metric"] == metric and {found["experiment"], found["baseline"]} == {experiment, baseline}:
+            sign = 1 if found["experiment"] == experiment else -1
+            low, high = sorted(sign * found[end] for end in ("low", "high"))
             return {
-                **{"difference": value, "low": low, "high": high},
+                "difference": records.percent(sign * found["value"]),
+                **{"low": records.percent(low), "high": records.percent(high)},
                 **{"p": found["p"], "p_is_bound": found["p"] <= record["least_p"]},
                 "smallest_effect": records.percent(found["smallest_effect"]),
             }
