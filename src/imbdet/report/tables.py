@@ -91,6 +91,6 @@ def percent(values: Sequence[float | None]) -> Cell:
 
 
 def as_number(text: str) -> float | None:
-    """The number that a text is, if it is one: it may be a bound or begin an interval, or one may follow."""
-    found = re.fullmatch(r"[<≤]? ?([+−-]?[\d,]*\.?\d+)(?: \(.*\)| to .*)?", text)
+    """The number that a text is, if it is one: it may be a bound, and an interval may follow it in brackets."""
+    found = re.fullmatch(r"[<≤]? ?([+−-]?[\d,]*\.?\d+)(?: \(.*\))?", text)
     return float(found[1].replace(",", "").replace("−", "-")) if found else None
