@@ -105,8 +105,7 @@ INTERVALS = """
 resamples, on {cores} cores. {machine} {repetitions} turns.
 
 The target is {target} s for two methods, matching included, on two cores that do nothing else. CPU is the time of all
-cores together: where they do nothing else, the clock shows no more. The loop was timed for {plain_resamples} resamples
-and its time multiplied up.
+cores together. The plain loop was timed for {plain_resamples} resamples, and its time multiplied up.
 
 """
 INTERVALS_TARGET = 15

@@ -6,7 +6,9 @@ No measurement on the page is typed by hand: they come from ``results/benchmarks
 
 import csv
 import json
+import math
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from imbdet.errors import UserError
@@ -22,7 +24,8 @@ METHODS, SEEDS = 12, 3  # of the study whose cost is asked for, on each detector
 UTILISATION = (0.1, 0.3)  # assumed share of a GPU's peak in bf16 that a training reaches
 MODELS = {"retinanet": "RetinaNet R50 1x", "faster_rcnn": "Faster R-CNN R50-FPN 1x"}
 FULL_PRECISION, *HALF_PRECISION = "V100 SXM2 fp32", "A100 bf16", "H100 SXM bf16"
-PUBLISHED_GPUS, PUBLISHED_PIXELS = 8, 800 * 1088  # of a 640x480 image, 800 px high and padded to a multiple of 32
+PUBLISHED_GPUS = 8
+PUBLISHED_SIDES = (640, 672, 704, 736, 768, 800)  # the shorter side, at random, of detectron2's training images
 
 HEAD = """\
 # Beyond one machine
@@ -101,8 +104,8 @@ at work on trainings of its own.
 {estimate}
 ### Published speeds, to compare with
 
-detectron2 states the time of a step of 16 images at 800 pixels (here 600) on eight V100 in fp32. The same number of
-steps, and of trainings, takes by it:
+detectron2 states the time of a step of 16 images at 640 to 800 pixels (here 600) on eight V100 in fp32. The same number
+of steps, and of trainings, takes by it:
 
 {published}
 The last column is what the measured operations, in proportion to the pixels, say about it. In fp32, convolutions are
@@ -216,7 +219,8 @@ def _published(rows: list[dict[str, Any]], runs: int, steps: int, batch: int, sp
         hours = seconds * PUBLISHED_GPUS * steps / 3600
         total += runs * hours
         height, width = row["padded"]
-        operations = row["operations_an_image"] * PUBLISHED_PIXELS / (height * width) * batch
+        pixels = mean(side * math.ceil(side * 4 / 3 / 32) * 32 for side in PUBLISHED_SIDES)  # of 640x480, padded
+        operations = row["operations_an_image"] * pixels / (height * width) * batch
         share = f"{operations / seconds / peak:.0%}"
         lines.append([MODELS[row["detector"]], f"{seconds:.3f} s", f"{hours:.0f}", f"{runs * hours:,.0f}", share])
     lines.append(["both", "", "", f"{total:,.0f}", ""])

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,23 @@ def test_the_demo_with_seeds_has_the_weights_of_the_demo():
     for name in seeds.experiments:
         records = [json.loads((ROOT / Layout.of(study).training(name)).read_text()) for study in (demo, seeds)]
         assert records[0]["weights_sha256"] == records[1]["weights_sha256"]
+
+
+def test_the_study_of_gamma_is_a_grid_with_the_data_and_the_detector_of_claims():
+    study, claims = (load_study(ROOT / "config" / f"{name}.yaml") for name in ("gamma", "claims"))
+    assert study.data == claims.data.model_copy(update={"folder": "data/gamma"})
+    assert study.detectors == {"retinanet": claims.detectors["retinanet"]}
+    assert (study.seeds, study.train, study.evaluate) == (claims.seeds, claims.train, claims.evaluate)
+    assert study.report.gamma == tuple(study.experiments)
+    plain = claims.experiments["focal-g2"].method
+    places = []
+    for name, experiment in study.experiments.items():
+        method = experiment.method
+        places.append((method.get("gamma", 0), method["alpha"]))
+        for key in ("prior_prob", "normalizer", "box_beta"):
+            assert method[key] == plain[key]
+        assert (name in study.intervals.baselines) == (method["name"] == "cross_entropy") == (places[-1][0] == 0)
+    assert places == list(product((0, 0.5, 1, 2, 5), (0.25, 0.5, 0.75)))
 
 
 def test_the_study_of_claims_has_every_claim_and_the_detectors_of_the_sweep():

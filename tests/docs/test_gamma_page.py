@@ -1,4 +1,4 @@
-"""docs/gamma.md: made from the data of the demo's figure, and its sentences hold of the committed records."""
+"""docs/gamma.md: made from the data of its study's figure, and its sentences hold of the committed records."""
 
 import json
 from contextlib import chdir
@@ -17,7 +17,7 @@ from imbdet.study_file import load_study
 
 @pytest.fixture
 def project(tmp_path):
-    """A project whose demo is fabricated, with its figure on gamma."""
+    """A project whose study of gamma is fabricated, with its figure."""
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "demo.yaml").write_text(yaml.safe_dump(fabricate.raw_study(), sort_keys=False))
     study = load_study(tmp_path / "config" / "demo.yaml")
@@ -37,7 +37,7 @@ def test_generated_part_holds_the_numbers_of_the_records(build, project):
     assert "These are not COCO results." in page
     found = json.loads((project / "results/demo/intervals.json").read_text())["experiments"]["focal-g5"]["AP"]
     value, low, high = (f"{100 * found[key]:.1f}" for key in ("value", "low", "high"))
-    assert f"| 5 | 0.25 | 32.2 | 0.25 | {value} ({low} to {high}) |" in page
+    assert f"| 5 | 0.25 | 32.2 | {value} ({low} to {high}) |" in page
 
 
 def test_generated_part_is_that_of_the_committed_figure(build):

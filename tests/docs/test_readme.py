@@ -1,7 +1,9 @@
-"""The README's code is the tested example, and its commands exist."""
+"""The README's code is the tested example, its commands exist, and its verdicts are those of the records."""
 
 import re
 from pathlib import Path
+
+import pandas as pd
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -21,3 +23,17 @@ def test_links_lead_somewhere() -> None:
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", README)) <= targets
+
+
+def test_it_has_the_verdicts_of_the_committed_records() -> None:
+    counts = pd.read_csv(ROOT / "paper_figures" / "claims" / "verdicts.csv")["verdict"].value_counts()
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
+    agree, disagree, untold = (words[counts.get(verdict, 0)] for verdict in ("agrees", "disagrees", "cannot tell"))
+    assert f"{agree} agree, {disagree} disagrees, of {untold} the study cannot tell" in README
+    assert f"{words[counts.sum()]} claims" in README
+    signs = (
+        pd.read_csv(ROOT / "paper_figures" / study / "verdicts.csv").set_index("claim")["difference"] > 0
+        for study in ("claims", "demo-seeds")
+    )
+    both = pd.concat(signs, axis=1, join="inner")
+    assert (both.iloc[:, 0] != both.iloc[:, 1]).any(), "signs differ in the demo's set-up"

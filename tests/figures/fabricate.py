@@ -78,7 +78,8 @@ def write(made: Study, layout: Layout) -> None:
         about = {"study": made.name, "experiment": name, "label": experiment.label, "seed": made.seed}
         _csv(layout.loss_curve(name), loss_curve(index, fabricate_methods.terms(made, name)))
         _json(layout.evaluation(name), {**about, **evaluation(made, name, index)})
-        _json(layout.training(name), {"config": {"detector": made.detector(name).model_dump(mode="json")}})
+        config = {"detector": made.detector(name).model_dump(mode="json"), "methods": dict(experiment.methods)}
+        _json(layout.training(name), {"config": config})
         _csv(layout.precision_recall(name), precision_recall(index))
         candidates = fabricate_methods.candidates(made, name, index)
         _csv(layout.candidates(name), candidates)

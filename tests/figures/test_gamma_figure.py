@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 
 from imbdet import figures
+from imbdet.evaluation.holm import holm
 from imbdet.figures import comparison, gamma, gradient_shares, records
 from imbdet.layout import Layout
 
 LEVELS = tuple(gradient_shares.DIFFICULTIES)
+ALPHAS = ("ce-a0.25", "ce-a0.5", "ce-a0.75")
+GAMMAS = ("focal-g0.5", "focal-g1", "focal-g2", "focal-g5")  # all with alpha .25
 
 
 @pytest.fixture
@@ -38,9 +41,17 @@ def test_it_wants_a_list_of_gammas_and_intervals():
 
 def test_published_values_are_all_of_the_table(shown):
     theirs = comparison.published("focal_loss_1b")
-    assert shown["gamma"].tolist() == theirs["gamma"].tolist()
-    assert shown["published_AP"].tolist() == theirs["AP"].tolist()
-    assert shown["published_alpha"].tolist() == theirs["alpha"].tolist()
+    found = shown.dropna(subset=["published_AP"])
+    assert (
+        found[["gamma", "alpha", "published_AP"]].to_numpy().tolist()
+        == theirs[["gamma", "alpha", "AP"]].to_numpy().tolist()
+    )
+
+
+def test_a_row_has_both_sides_where_gamma_and_alpha_are_equal(shown, study):
+    both = shown.dropna(subset=["published_AP", "experiment"])
+    assert both[["gamma", "alpha"]].to_numpy().tolist() == [[0, 0.75], [1, 0.25], [2, 0.25], [5, 0.25]]
+    assert len(shown) == len(comparison.published("focal_loss_1b")) + len(study.report.gamma) - len(both)
 
 
 def test_measured_values_are_those_of_the_intervals(three):
@@ -74,27 +85,82 @@ def test_the_picture_has_seeds_as_dots_and_bars_up_to_one(three):
     made, layout = three
     data = gamma.data(made, layout)
     published, ours, _, gradient = gamma.draw(data).axes
-    assert published.get_lines()[0].get_ydata().tolist() == data["published_AP"].tolist()
-    mean, *dots = ours.get_lines()
     rows = gamma.measured(data)
-    assert mean.get_ydata().tolist() == rows["AP"].tolist()
-    assert [line.get_ydata().tolist() for line in dots] == [rows[f"AP_seed_{seed}"].tolist() for seed in made.seeds]
+    curves = list(data.dropna(subset=["published_AP"]).groupby("alpha")["published_AP"])
+    assert [line.get_ydata().tolist() for line in published.get_lines()] == [values.tolist() for _, values in curves]
+    curves = [values.tolist() for _, values in rows.groupby("alpha")["AP"]]
+    seeds = [rows[f"AP_seed_{seed}"].tolist() for seed in made.seeds]
+    assert [line.get_ydata().tolist() for line in ours.get_lines()] == curves + seeds
+    drawn = [segment[:, 1].tolist() for lines in ours.collections for segment in lines.get_segments()]
+    assert drawn == rows[["low", "high"]].to_numpy().tolist()
     tops = [max(bar.get_y() + bar.get_height() for bar in bars) for bars in zip(*gradient.containers, strict=False)]
     assert len(gradient.patches) == len(rows) * len(gamma.PARTS)
     assert max(tops) == pytest.approx(1, abs=1e-5)
     single = gamma.draw(data.assign(seeds=data["seeds"].where(data["seeds"].isna(), 1.0))).axes[1]
-    assert len(single.get_lines()) == 1
+    assert len(single.get_lines()) == len(curves)
 
 
-def test_a_gamma_that_is_trained_twice_is_drawn_twice_and_published_once(three):
-    made, layout = three
-    report = {**fabricate.raw_study()["report"], "gamma": ["ce-a0.5", "ce-a0.75", "focal-g2"]}
-    twice = made.model_copy(update={"report": fabricate.study(report=report).report})
-    data = gamma.data(twice, layout)
+@pytest.fixture
+def grid(project):
+    """A study of three seeds with three alphas at gamma 0, one of them the baseline of other gammas; layout; data."""
+    made = fabricate.study(
+        seeds=[7, 8, 9],
+        intervals={"resamples": 500, "over": "seeds_and_images", "baselines": ["ce-a0.25", "ce-a0.5"]},
+        report={**fabricate.raw_study()["report"], "verdicts": {}, "gamma": [*ALPHAS, *GAMMAS]},
+    )
+    layout = Layout.of(made)
+    layout.intervals.write_text(json.dumps(fabricate.intervals(made)))
+    return made, layout, gamma.data(made, layout)
+
+
+def test_alphas_of_one_gamma_stand_beside_each_other_and_only_gamma_is_named(grid):
+    _, _, data = grid
     published, ours, _, gradient = gamma.draw(data).axes
-    assert len(published.get_lines()[0].get_ydata()) == len(comparison.published("focal_loss_1b"))
-    assert len(ours.get_lines()[0].get_ydata()) == len(gamma.measured(data)) == 3
-    assert len(gradient.patches) == 3 * len(gamma.PARTS)
+    points = [point for line in ours.get_lines() for point in line.get_xdata()]
+    assert {0 - gamma.STEP, 0, gamma.STEP, 1, 2, 3, 4} <= {round(x, 9) for x in points}
+    assert [label.get_text() for label in ours.get_xticklabels()] == [
+        "γ 0",
+        *(f"γ {g}\nα 0.25" for g in (0.5, 1, 2, 5)),
+    ]
+    assert len(gradient.patches) == len(gamma.measured(data)) * len(gamma.PARTS)
+    assert sum(len(line.get_xdata()) for line in published.get_lines()) == len(comparison.published("focal_loss_1b"))
+
+
+def test_gains_are_the_differences_from_gamma_0_with_the_same_alpha(grid):
+    _, layout, data = grid
+    record = json.loads(layout.intervals.read_text())
+    wanted = {
+        row["experiment"]: row
+        for row in record["differences"]
+        if (row["baseline"], row["metric"]) == ("ce-a0.25", "AP") and row["experiment"] in GAMMAS
+    }
+    found = data.dropna(subset=["gain"]).set_index("experiment")
+    assert found.index.tolist() == list(GAMMAS)
+    for name, row in found.iterrows():
+        ends = [100 * wanted[name][end] for end in ("value", "low", "high")]
+        assert row[["gain", "gain_low", "gain_high"]].tolist() == pytest.approx(ends)
+    assert found["gain_p_holm"].tolist() == pytest.approx(holm([wanted[name]["p"] for name in GAMMAS]).tolist())
+
+
+def test_a_study_that_compares_no_gamma_with_gamma_0_has_no_gains(shown):
+    assert shown[list(gamma.GAINS.values())].isna().all(axis=None)
+    assert not any("γ 0 of this α" in column.heading for column in gamma.table(shown))
+    assert "differences" not in gamma.answer(shown)
+
+
+def test_hollow_points_are_those_that_nothing_tells_from_gamma_0(grid):
+    made, _, data = grid
+    for sure in (GAMMAS[:1], GAMMAS[1:], ()):
+        told = data["experiment"].isin(sure)
+        changed = data.assign(gain_p_holm=data["gain_p_holm"].where(~told, 0.01).where(told | data["gain"].isna(), 0.2))
+        lines = gamma.draw(changed).axes[1].get_lines()
+        hollow = [line.get_ydata()[0] for line in lines if line.get_markerfacecolor() == "white"]
+        assert hollow == changed.loc[~told & changed["gain"].notna(), "AP"].tolist()
+        answer = gamma.answer(changed)
+        assert f"{len(sure)} of {len(GAMMAS)} differences from γ = 0 with the same α" in answer
+        for _, row in changed[told].iterrows():
+            assert f"{row['gain']:+.1f} at γ = {row['gamma']:g}".replace("-", "−") in answer
+        assert "Hollow ones are not told from γ = 0" in gamma.caption(made, changed)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +172,20 @@ def test_a_gamma_that_is_trained_twice_is_drawn_twice_and_published_once(three):
     ],
 )
 def test_the_answer_follows_the_numbers(measured, words):
-    data = pd.DataFrame({"gamma": [0.0, 1.0, 5.0], "published_AP": [31.1, 34.0, 32.2], "AP": measured})
+    data = pd.DataFrame(
+        {"gamma": [0.0, 1.0, 5.0], "published_AP": [31.1, 34.0, 32.2], "AP": measured, "gain": float("nan")}
+    )
     published = "Published, AP is highest at γ = 1 (34.0), and 1.8 points lower at γ = 5."
     assert gamma.answer(data) == f"{published} {words}"
 
 
-def test_captions_say_how_many_runs_and_that_alpha_differs(drawn, study, layout, shown, three):
+def test_captions_say_how_many_runs_and_what_is_joined(drawn, study, layout, shown, three, grid):
     caption = gamma.caption(study, shown)
-    for words in ("one run each", "95 % intervals over images alone", "α, below each γ, differs", "not COCO results"):
+    for words in ("one run each", "95 % intervals over images alone", "Points of one α are joined", "not COCO results"):
         assert words in caption
+    assert "from left to right" not in caption  # it has one alpha for each
+    made, _, data = grid
+    assert "The α of one γ rise from left to right." in gamma.caption(made, data)
     several, its_layout = three
     caption = gamma.caption(several, gamma.data(several, its_layout))
     for words in ("means of 3 seeds (dots)", "over seeds and images", "of the first seed", "seeds 7, 8, 9"):
@@ -131,3 +202,14 @@ def test_the_table_is_in_percent(drawn, layout, shown):
     assert cells["gradient, percent", "of background"][-1] == f"{100 * background:.0f}"
     assert cells["gradient, percent", "of hard logits"][-1] == f"{100 * hard:.0f}"
     assert cells["measured", "AP (interval)"][1] == "–"  # γ = 0.1 was not trained
+    assert cells["", "α"][-1] == "0.25"
+
+
+def test_the_table_has_gains_where_there_are_any(grid):
+    _, _, data = grid
+    cells = {column.heading: list(column.cells) for column in gamma.table(data)}
+    last = data.iloc[-1]
+    interval = f"{last['gain']:+.1f} ({last['gain_low']:+.1f} to {last['gain_high']:+.1f})".replace("-", "−")
+    assert cells["less γ 0 of this α (interval)"][-1] == interval
+    assert cells["p (Holm)"][-1] == f"{last['gain_p_holm']:.3f}"
+    assert cells["p (Holm)"][0] == "–"

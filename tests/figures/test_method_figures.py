@@ -103,6 +103,28 @@ def test_gradient_shares_rise_with_gamma_and_the_caption_says_how_they_move(draw
         assert f"{verb} from {shares[0]:.0%} to {shares[5]:.0%}" in words
 
 
+def test_gradient_shares_are_compared_at_one_alpha_where_both_ends_have_it(drawn, study, layout):
+    data = shown(drawn, layout, "gradient_shares")
+    assert ", at α" not in gradient_shares.caption(study, data), "the ends differ in alpha"
+    one = data.assign(alpha=0.25)
+    words = gradient_shares.caption(study, one)
+    assert "From γ = 0 to γ = 5, at α = 0.25, the share" in words
+    last = one[one["gamma"] == 5].assign(
+        experiment="another", alpha=0.75, gradient=lambda rows: rows["gradient"].iloc[::-1].to_numpy()
+    )
+    moves = words.partition("the share of ")[2].partition(". Of the logits")[0]
+    assert moves in gradient_shares.caption(study, pd.concat([one, last], ignore_index=True))
+
+
+def test_many_bars_have_their_names_upright_and_no_numbers(drawn, layout):
+    data = shown(drawn, layout, "gradient_shares")
+    copies = [data.assign(experiment=data["experiment"] + str(i)) for i in range(2)]
+    for rows, angle in ((data, 0), (pd.concat(copies, ignore_index=True), 90)):
+        axes = gradient_shares.draw(rows).axes[0]
+        assert {label.get_rotation() for label in axes.get_xticklabels()} == {angle}
+        assert bool(axes.texts) == (angle == 0)
+
+
 def test_a_bar_is_the_shares_on_top_of_each_other(drawn, layout):
     data = shown(drawn, layout, "gradient_shares")
     bars = [bar for container in gradient_shares.draw(data).axes[0].containers for bar in container]

@@ -72,6 +72,7 @@ def test_a_published_difference_is_that_of_the_published_rows(claim):
 def row(**changes):
     """A difference of +2 (1 to 3) points over several seeds, of a claim that the first is better."""
     found = {"seeds": 3, "over": "seeds_and_images", "direction": "better", "margin": None}
+    found |= {"candidates": None, "baseline_candidates": None, "published": 1.0, "smallest_effect": 1.5}
     return {**found, "difference": 2.0, "low": 1.0, "high": 3.0, "p_holm": 0.01, "p_is_bound": False, **changes}
 
 
@@ -89,6 +90,23 @@ def row(**changes):
 )
 def test_better_and_worse_are_told_by_sign_and_adjusted_p(direction, difference, p, verdict):
     assert verdicts.judge(row(direction=direction, difference=difference, p_holm=p))[0] == verdict
+
+
+@pytest.mark.parametrize(("published", "effect", "missed"), [(1.0, 1.5, True), (-1.0, 1.5, True), (1.5, 1.0, False)])
+def test_where_nothing_can_be_told_it_says_whether_the_published_effect_could_have_been_seen(published, effect, missed):
+    sizes = {"published": published, "smallest_effect": effect}
+    assert ("would often be missed" in verdicts.judge(row(p_holm=0.2, **sizes))[1]) == missed
+    assert "missed" not in verdicts.judge(row(p_holm=0.01, **sizes))[1]
+    assert "missed" not in verdicts.judge(row(p_holm=0.2, published=float("nan"), smallest_effect=effect))[1]
+
+
+@pytest.mark.parametrize("counts", [(16, 64), (128, None), (None, 64)])
+def test_unequal_numbers_of_candidates_are_named_with_any_verdict(counts):
+    words = "trained on {} candidates of an image, the other on {}".format(*(count or "all" for count in counts))
+    for p in (0.01, 0.2):
+        found = row(p_holm=p, candidates=counts[0], baseline_candidates=counts[1])
+        assert verdicts.judge(found)[1].endswith(words)
+        assert "trained on" not in verdicts.judge({**found, "candidates": counts[1]})[1]
 
 
 @pytest.mark.parametrize(

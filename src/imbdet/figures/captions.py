@@ -27,6 +27,11 @@ def about(study: Study, images: str, seeds: Sequence[int] = ()) -> str:
     return f"Study {study.name}: {study.description}; {images}; {several}.{warning}"
 
 
+def single(study: Study) -> str:
+    """Return what is to be said of runs that are shown singly, though seeds may be several."""
+    return "One run each. " if len(study.seeds) == 1 else f"Of {len(study.seeds)} seeds the first alone. "
+
+
 def badge(study: Study) -> str:
     """Return the few words that stand above every picture about a study."""
     return f"study {study.name}" + ("" if is_coco(study) else " · not COCO")

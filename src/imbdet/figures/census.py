@@ -52,7 +52,7 @@ def caption(study: Study, data: "DataFrame") -> str:
         "axis; the numbers stand above the bars, and a count of 0 has no bar). Over all levels "
         f"{anchors['foreground']:,.1f} of {anchors.sum():,.0f} anchors are foreground "
         f"({anchors['foreground'] / anchors.sum():.2%}). Right: boxes of the whole training set by class (logarithmic "
-        f"axis), from the commonest with {boxes.max():,.0f}, {ratio} the rarest. "
+        f"axis); the commonest has {boxes.max():,.0f}, {ratio} the rarest. "
         + captions.about(study, f"anchors counted on {data['images'].iloc[0]:,} training images")
     )
 

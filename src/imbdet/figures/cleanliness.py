@@ -37,7 +37,7 @@ def caption(study: Study, data: "DataFrame") -> str:
         "paper the soft label is the cleanliness; in the official code cleanliness is relative to the image's means, "
         "and the soft label is its place between the least and the most clean anchor of the image, moved onto the "
         f"range from the mean IoU to 1. Half of the labels shown lie between {labels.quantile(0.25):.2f} and "
-        f"{labels.quantile(0.75):.2f}. One run each. "
+        f"{labels.quantile(0.75):.2f}. {captions.single(study)}"
         + captions.about(study, f"{len(data):,} anchors of {data['images'].iloc[0]:,} validation images, at random")
     )
 

@@ -36,9 +36,9 @@ def caption(study: Study, data: "DataFrame") -> str:
     at = {gamma: float(np.interp(0.9, curve["p_t"], curve["loss"])) for gamma, curve in data.groupby("gamma")}
     return (
         "Focal loss FL = -(1 - p_t)^γ log p_t against the probability p_t that is given to the true side; γ = 0 is "
-        "cross entropy. No example's loss is raised: those given more than one half (shaded) are reduced most, at "
-        f"p_t = 0.9 and γ = 2 by a factor of {at[0.0] / at[2.0]:.0f}. Computed from equation 4 of Lin et al. 2017 "
-        "(arXiv 1708.02002) without α; no detector or data set is involved."
+        "cross entropy. No example's loss is raised: those given more than one half (shaded) are reduced by the "
+        f"largest factors, at p_t = 0.9 and γ = 2 by {at[0.0] / at[2.0]:.0f}. Computed from equation 4 of Lin et al. "
+        "2017 (arXiv 1708.02002) without α; no detector or data set is involved."
     )
 
 

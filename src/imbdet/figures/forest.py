@@ -80,9 +80,9 @@ def caption(study: Study, data: "DataFrame") -> str:
     return (
         "Difference of each method from its baseline in points of AP, with its interval of 95 %: paired bootstrap of "
         f"{first['resamples']:,} resamples of {of}.{dots} Filled marks differ from the baseline at 5 % after Holm's "
-        "correction for all comparisons in the panel; hollow ones may not differ at all. The grey band holds "
-        "differences too small to be seen: those that a study with such an interval would find less often than four "
-        "times of five, each by itself and so before Holm's correction. "
+        "correction for all comparisons in the panel, where two baselines stand once, under the first; hollow ones may "
+        "not differ at all. The grey band holds differences that would often be missed: a study with such an interval "
+        "finds them less often than four times of five, each by itself and so before Holm's correction. "
         + captions.about(study, f"measured on {first['images']:,} validation images", study.seeds)
     )
 
@@ -121,6 +121,7 @@ def _panel(axes: "Axes", rows: "DataFrame", seeds: list[str]) -> None:
     first = rows.iloc[0]
     axes.set_title(f"{first['detector']}: difference from {first['baseline_label']}".replace("_", " "), fontsize=9)
     axes.axvline(0, color=style.GREY, linewidth=1)
+    axes.use_sticky_edges = False  # which would end the axis where a band does
     for place, (_, row) in enumerate(rows.iterrows()):
         effect = row["smallest_effect"]
         axes.barh(place, 2 * effect, left=-effect, height=0.5, color="#e4e4e4", zorder=1.5)

@@ -159,7 +159,8 @@ def _groups(axes: "Axes", found: "DataFrame", look_of: Looks) -> None:
         axes.plot(places, rows["AP"], **{**look, "linestyle": "none"}, label=rows["label"].iloc[0])
     axes.set_xticks(range(len(names)), [f"{name} ({size})".replace(" ", "\n") for name, size in sizes.items()])
     axes.set(xlim=(-0.5, len(names) - 0.5), ylabel="AP, percent", title="mean AP by group (classes)")
-    axes.set_ylim(0, (1.1 + 0.08 * len(look_of)) * max(found["AP"].max(), 0.1))  # with room for the legend
+    top = (1.1 + 0.08 * len(look_of)) * max(found["AP"].max(), 0.1)  # with room for the legend
+    axes.set_ylim(-0.03 * top, top)  # and for marks at 0
     for border in range(1, len(names)):
         axes.axvline(border - 0.5, color="#dddddd", linewidth=0.6)
     axes.grid(False, axis="x")
@@ -179,6 +180,6 @@ def _classes(axes: "Axes", data: "DataFrame", look_of: Looks) -> None:
     least, most = data["images"].min(), data["images"].max()
     ticks = [n for n in (0, *(n * 10**power for power in range(7) for n in (1, 2, 5))) if least <= n <= most]
     axes.set_xscale("symlog", linthresh=1)  # a class may be in none
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=8)
+    axes.set_xticks(ticks, [style.short(tick) for tick in ticks], fontsize=8)
     axes.set(xlim=(0.8 * least - 0.1, 1.25 * most), xlabel="training images with the class", ylabel="points of AP")
     axes.set_title(f"minus {data['label'].iloc[0]}, by class")

@@ -1,11 +1,12 @@
 """Is a greater γ better? Published and measured AP by γ, and the shares of the gradient behind the measured one."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imbdet.config import Study
+from imbdet.evaluation.holm import holm
 from imbdet.figures import captions, comparison, gradient_shares, records, style
 from imbdet.figures.tables import Column, estimates, numbers
 from imbdet.layout import Layout
@@ -13,9 +14,15 @@ from imbdet.layout import Layout
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 METRIC = "AP"
+KEYS = ["gamma", "alpha"]
+GAINS = {"difference": "gain", "low": "gain_low", "high": "gain_high", "p_holm": "gain_p_holm"}
+Looks = Mapping[str, Mapping[str, Any]]  # by alpha: colour, dashes and marker
+STEP = 0.25  # between places of one gamma, of which each gamma has 1
+MARKERS = "os^Dv"
+SIZE = 4.5  # points, of a marker
 SIDES = ("foreground", "background")  # of the logits: those that should be 1, and those that should be 0
 PARTS = {(side, level): f"{side}_{level}" for side in SIDES for level in gradient_shares.DIFFICULTIES}
 
@@ -26,21 +33,23 @@ def inputs(study: Study, layout: Layout) -> list[Path]:
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
-    """Published and measured rows joined on gamma, which rises; a gamma that one side lacks keeps its blanks.
+    """Published and measured rows joined on gamma and alpha, which rise; what one side lacks keeps its blanks there.
 
-    Columns gamma; published_* (alpha, AP in percent, and the source); experiment, label, alpha, AP, low, high, seeds
-    (how many), AP_seed_N for each (percent), images; foreground_hard and so on (shares of the gradient of the first
-    seed), easy (share of the logits), left (what the loss leaves of the gradient of plain cross entropy on the same
-    logits).
+    Columns gamma, alpha; published_* (AP in percent, and the source); experiment, label, AP, low, high, seeds (how
+    many), AP_seed_N for each (percent), images; foreground_hard and so on (shares of the gradient of the first seed),
+    easy (share of the logits), left (what the loss leaves of the gradient of plain cross entropy on the same logits);
+    gain, gain_low, gain_high (AP less that of gamma 0 with the same alpha, in points, where the intervals compare the
+    two) and gain_p_holm, with Holm's correction for all of these gains.
     """
-    theirs = comparison.published("focal_loss_1b")[["gamma", "alpha", METRIC, *comparison.SOURCE]]
-    theirs = theirs.rename(columns={name: f"published_{name}" for name in theirs if name != "gamma"})
-    ours = records.frame(_measured(study, layout))
-    return theirs.astype({"gamma": float}).merge(ours, how="outer", on="gamma").sort_values("gamma", kind="stable")
-
-
-def _measured(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
+    theirs = comparison.published("focal_loss_1b")[[*KEYS, METRIC, *comparison.SOURCE]]
+    theirs = theirs.rename(columns={name: f"published_{name}" for name in theirs if name not in KEYS})
     record = records.read_json(layout.intervals)
+    ours = _with_gains(records.frame(_measured(study, layout, record)), record)
+    both = theirs.astype(dict.fromkeys(KEYS, float)).merge(ours, how="outer", on=KEYS)
+    return both.sort_values(KEYS, kind="stable", ignore_index=True)
+
+
+def _measured(study: Study, layout: Layout, record: records.Record) -> Iterator[dict[str, Any]]:
     for name, rows in gradient_shares.data(study, layout).groupby("experiment", sort=False):
         found = record["experiments"][name][METRIC]
         of_seed = zip(record["seeds"], found["by_seed"], strict=True)
@@ -70,15 +79,43 @@ def _left(layout: Layout, experiment: str) -> float:
     return round(float(sums["gradient"] / sums["cross_entropy"]), 9)
 
 
+def _with_gains(rows: "DataFrame", record: records.Record) -> "DataFrame":
+    """The rows with their differences from gamma 0 of the same alpha, as far as the record has them."""
+    plain = rows[rows["gamma"] == 0].drop_duplicates("alpha").set_index("alpha")["experiment"]
+    found = {
+        name: gain
+        for name, gamma, alpha in rows[["experiment", *KEYS]].to_numpy()
+        if gamma > 0 and alpha in plain and (gain := records.difference(record, name, plain[alpha], METRIC))
+    }
+    for gain, p_holm in zip(found.values(), holm([gain["p"] for gain in found.values()]), strict=True):
+        gain["p_holm"] = float(p_holm)
+    gains = records.frame(found.get(name, {}) for name in rows["experiment"])
+    return rows.join(gains.reindex(columns=list(GAINS)).astype(float).rename(columns=GAINS))
+
+
 def measured(data: "DataFrame") -> "DataFrame":
     """The rows that this study has."""
     return data.dropna(subset=["experiment"])
 
 
 def answer(data: "DataFrame") -> str:
-    """In words: the best γ of either side, and where the greatest one stands."""
+    """In words: the best γ of either side, where the greatest one stands, and which gains are more than chance."""
     sides = {"Published": f"published_{METRIC}", "Here": METRIC}
-    return " ".join(_best(data.dropna(subset=[column]), column, name) for name, column in sides.items())
+    best = [_best(data.dropna(subset=[column]), column, name) for name, column in sides.items()]
+    gains = data.dropna(subset=["gain"])
+    if gains.empty:
+        return " ".join(best)
+    sure = gains[gains["gain_p_holm"] < records.SIGNIFICANT]
+    named = "; ".join(
+        f"α = {alpha:g}: "
+        + ", ".join(f"{gain:+.1f} at γ = {gamma:g}" for gamma, gain in rows[["gamma", "gain"]].to_numpy())
+        for alpha, rows in sure.groupby("alpha", dropna=False)
+    )
+    told = (
+        f"{len(sure)} of {len(gains)} differences from γ = 0 with the same α are more than chance explains, after "
+        f"Holm's correction for these{': ' if named else ''}{named.replace('-', '−')}."
+    )
+    return " ".join([*best, told])
 
 
 def _best(rows: "DataFrame", column: str, side: str) -> str:
@@ -102,32 +139,45 @@ def caption(study: Study, data: "DataFrame") -> str:
     return (
         f"Is a greater γ better? {answer(data)} Upper left: {source['published_paper']}, table "
         f"{source['published_table']}, {source['published_data']}, {source['published_setting']}. Upper right: this "
-        f"study{elsewhere}; {runs}, with 95 % intervals over {interval}. α, below each γ, differs between them: "
-        "neither side is a comparison of γ alone. Lower right: shares of the gradient of the classification loss, of "
-        "logits that should be 1 (foreground) and 0 (background, with the other classes of foreground anchors); hard: "
+        f"study{elsewhere}; {runs}, with 95 % intervals over {interval}. Points of one α are joined: they differ in γ "
+        f"alone. {_beside(rows)}Lower right: shares of the gradient of the classification loss, of logits that "
+        "should be 1 (foreground) and 0 (background, with the other classes of foreground anchors); hard: "
         f"p_t up to {gradient_shares.HARD:g}, easy: above {gradient_shares.EASY:g}{share}. Of the size of plain cross "
         f"entropy's gradient on the same logits, the loss leaves {_range(rows)}. "
         + captions.about(study, f"measured on {rows['images'].iloc[0]:,.0f} validation images", study.seeds)
     )
 
 
+def _beside(rows: "DataFrame") -> str:
+    """What to know of hollow points, and of several α with one γ."""
+    hollow = "Hollow ones are not told from γ = 0 with the same α at 5 % after Holm's correction. "
+    order = "The α of one γ rise from left to right. "
+    return ("" if rows["gain"].isna().all() else hollow) + (order if rows["gamma"].duplicated().any() else "")
+
+
 def _range(rows: "DataFrame") -> str:
-    ends = rows[["left", "gamma"]].iloc[[0, -1]].to_numpy()
-    return " and ".join(f"{left:.2g} at γ = {gamma:g}" for left, gamma in ends)
+    """What the smallest and the greatest γ leave, the smallest share where several α have it."""
+    left = rows.groupby("gamma")["left"].min()
+    return " and ".join(f"{left[gamma]:.2g} at γ = {gamma:g}" for gamma in (left.index[0], left.index[-1]))
 
 
 def table(data: "DataFrame") -> list[Column]:
-    """Both sides by gamma, and where the measured gradient comes from, in percent of it."""
+    """Both sides by gamma and alpha, and where the measured gradient comes from, in percent of it."""
     accuracy = estimates(data[METRIC], data["low"], data["high"], ".1f")
+    gains = estimates(data["gain"], data["gain_low"], data["gain_high"], "+.1f")
+    compared = [
+        Column("measured", "less γ 0 of this α (interval)", gains),
+        Column("measured", "p (Holm)", numbers(data["gain_p_holm"], ".3f")),
+    ]
     background = data[[name for (side, _), name in PARTS.items() if side == "background"]].sum(axis=1, min_count=1)
     hard = data[[name for (_, level), name in PARTS.items() if level == "hard"]].sum(axis=1, min_count=1)
     published = f"published: {data['published_data'].dropna().iloc[0]}"
     return [
         Column("", "γ", numbers(data["gamma"], "g")),
-        Column(published, "α", numbers(data["published_alpha"], "g")),
+        Column("", "α", numbers(data["alpha"], "g")),
         Column(published, METRIC, numbers(data[f"published_{METRIC}"], ".1f")),
-        Column("measured", "α", numbers(data["alpha"], "g")),
         Column("measured", f"{METRIC} (interval)", accuracy),
+        *([] if data["gain"].isna().all() else compared),
         Column("gradient, percent", "of background", numbers(100 * background, ".0f")),
         Column("gradient, percent", "of hard logits", numbers(100 * hard, ".0f")),
         Column("gradient, percent", "left of cross entropy's", numbers(100 * data["left"], ".2g")),
@@ -137,54 +187,87 @@ def table(data: "DataFrame") -> list[Column]:
 
 def draw(data: "DataFrame") -> "Figure":
     """Published beside measured AP, and below the measured one the shares of its gradient."""
-    figure, (published, ours, legend, gradient) = style.canvas(5.2, 2, 2)
-    theirs, rows = data.dropna(subset=["published_AP"]).drop_duplicates("gamma"), measured(data)
-    published.plot(range(len(theirs)), theirs["published_AP"], "o-", color=style.COLOURS[0])
+    figure, (published, ours, legend, gradient) = style.canvas(5.4, 2, 2)
+    theirs, rows = data.dropna(subset=["published_AP"]).drop_duplicates(KEYS), measured(data)
+    alphas = sorted(data["alpha"].unique())
+    looks = {
+        f"{alpha:g}": {**look, "marker": marker}
+        for alpha, look, marker in zip(alphas, style.ordered(len(alphas)), cycle(MARKERS), strict=False)
+    }
     published.set_title(f"published: {theirs['published_data'].iloc[0]}", fontsize=9)
-    _ticks(published, theirs, "published_alpha")
-    _intervals(ours, rows)
-    _ticks(ours, rows, "alpha")
-    for place, (_, row) in enumerate(rows.iterrows()):
-        _bar(gradient, place, {part: row[name] for part, name in PARTS.items()})
-    _ticks(gradient, rows, "alpha")
+    ours.set_title("this study, 95 % intervals", fontsize=9)
+    _curves(published, theirs, "published_AP", looks)
+    _curves(ours, rows, METRIC, looks)
+    _intervals(ours, rows, looks)
+    several = rows["gamma"].duplicated().any()
+    for place, (_, row) in zip(_places(rows), rows.iterrows(), strict=True):
+        _bar(gradient, place, 0.9 * STEP if several else 0.6, {part: row[name] for part, name in PARTS.items()})
+    for axes, shown in ((published, theirs), (ours, rows), (gradient, rows)):
+        _ticks(axes, shown)
     gradient.set(ylim=(0, 1), ylabel="share of the gradient")
     gradient.grid(False, axis="x")
     for axes in (published, ours):
         axes.set_ylabel("AP, percent")
         axes.margins(y=0.15)
-    style.legend_in(legend, gradient, loc="center", title="share of the gradient of", reverse=True)
+    _legends(legend, looks)
     return figure
 
 
-def _ticks(axes: "Axes", rows: "DataFrame", alpha: str) -> None:
-    """A place for each row, with its gamma and its alpha."""
-    names = [f"γ {gamma:g}" + ("" if math.isnan(a) else f"\nα {a:g}") for gamma, a in rows[["gamma", alpha]].to_numpy()]
-    axes.set_xticks(range(len(rows)), names, fontsize=7.5)
-    axes.set_xlim(-0.5, len(rows) - 0.5)
+def _places(rows: "DataFrame") -> "Series[Any]":
+    """A place for each gamma, and about it the alphas beside each other."""
+    by_gamma = rows.groupby("gamma")["gamma"]
+    return by_gamma.ngroup() + STEP * (by_gamma.cumcount() - (by_gamma.transform("size") - 1) / 2)
 
 
-def _intervals(axes: "Axes", rows: "DataFrame") -> None:
-    """The mean of the seeds with its interval, and each seed as a dot."""
-    places = range(len(rows))
-    axes.vlines(places, rows["low"], rows["high"], color=style.COLOURS[1])
-    axes.plot(places, rows[METRIC], "s-", color=style.COLOURS[1])
+def _ticks(axes: "Axes", rows: "DataFrame") -> None:
+    """Each gamma, and its alpha where it has one."""
+    names = [
+        f"γ {gamma:g}" + (f"\nα {alphas.iloc[0]:g}" if len(alphas) == 1 and alphas.notna().all() else "")
+        for gamma, alphas in rows.groupby("gamma")["alpha"]
+    ]
+    axes.set_xticks(range(len(names)), names, fontsize=7.5)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+
+
+def _curves(axes: "Axes", rows: "DataFrame", column: str, looks: Looks) -> None:
+    """A curve for each alpha."""
+    places = _places(rows)
+    for alpha, own in rows.groupby("alpha", dropna=False):
+        axes.plot(places[own.index], own[column], **looks[f"{alpha:g}"], markersize=SIZE)
+
+
+def _intervals(axes: "Axes", rows: "DataFrame", looks: Looks) -> None:
+    """The interval of each mean, and each seed as a dot beside it; hollow what nothing tells from gamma 0."""
+    places = _places(rows)
+    untold = rows["gain_p_holm"] >= records.SIGNIFICANT
+    for (_, row), place, hollow in zip(rows.iterrows(), places, untold, strict=True):
+        look = looks[f"{row['alpha']:g}"]
+        axes.vlines(place, row["low"], row["high"], colors=look["color"])
+        if hollow:
+            fill: dict[str, Any] = {**look, "linestyle": "", "markerfacecolor": "white", "zorder": 3}
+            axes.plot(place, row[METRIC], markersize=SIZE, **fill)
     if rows["seeds"].iloc[0] > 1:
-        beside = [place - 0.16 for place in places]
         for of_seed in rows.filter(regex=f"^{METRIC}_seed_").to_numpy().T:
-            axes.plot(beside, of_seed, "o", color="black", markersize=2.5)
-    axes.set_title("this study, 95 % intervals", fontsize=9)
+            axes.plot(places - 0.4 * STEP, of_seed, "o", color="black", markersize=1.8)
 
 
-def _bar(axes: "Axes", place: int, shares: dict[tuple[str, str], float]) -> None:
+def _bar(axes: "Axes", place: float, width: float, shares: dict[tuple[str, str], float]) -> None:
     """Foreground at the bottom and hard below easy."""
     bottom = 0.0
     for (side, level), share in shares.items():
-        axes.bar(
-            place,
-            share,
-            0.6,
-            bottom=bottom,
-            label="" if place else f"{side}, {level}",
-            **gradient_shares.look(side, level),
-        )
+        axes.bar(place, share, width, bottom=bottom, **gradient_shares.look(side, level))
         bottom += share
+
+
+def _legends(axes: "Axes", looks: Looks) -> None:
+    """What the curves are, above what the bars are."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    curves = [Line2D([], [], label=f"α {alpha}", markersize=SIZE, **look) for alpha, look in looks.items()]
+    parts = [Patch(label=f"{side}, {level}", **gradient_shares.look(side, level)) for side, level in reversed(PARTS)]
+    axes.set_axis_off()
+    axes.add_artist(
+        axes.legend(handles=curves, loc="upper center", ncols=len(curves), fontsize=8, title="upper panels")
+    )
+    axes.legend(handles=parts, loc="lower center", fontsize=8, title="share of the gradient of")

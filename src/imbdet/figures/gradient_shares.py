@@ -1,5 +1,6 @@
 """Where the gradient of the classification loss comes from, for each gamma of the focal loss."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,14 @@ from imbdet.layout import Layout
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 HARD, EASY = 0.5, 0.9  # of imbdet.evaluation.inspection, which imports PyTorch; a test compares them
 DIFFICULTIES = {"hard": "", "middling": "////", "easy": "\\\\\\\\\\\\"}
 SETS = ("foreground", "other classes", "background")
 COLUMNS = ("set", "by", "value", "logits", "gradient")
 SMALLEST = 0.035  # of a bar, for a number inside it
+CROWDED = 8  # with more bars there is no room for numbers, nor for names beside each other
 
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
@@ -40,9 +42,11 @@ def data(study: Study, layout: Layout) -> "DataFrame":
 
 def caption(study: Study, data: "DataFrame") -> str:
     """Say what a bar is made of, and how its parts move from the lowest gamma to the highest."""
-    ends = [f"γ = {data['gamma'].min():g}", f"γ = {data['gamma'].max():g}"]
-    moves = [_move(data, name, column) for name, column in (("hard", "difficulty"), ("easy", "difficulty"))]
-    moves += [_move(data, name, "set") for name in ("foreground", "background")]
+    first, last = _ends(data)
+    kinds = (("hard", "difficulty"), ("easy", "difficulty"), ("foreground", "set"), ("background", "set"))
+    ends = first["experiment"], last["experiment"]
+    moves = [_move(data[data[column] == name], ends, name, column) for name, column in kinds]
+    same = f", at α = {first['alpha']:g}" if first["alpha"] == last["alpha"] else ""
     differs = data["alpha"].nunique(dropna=False) > 1
     alpha = ", and α, which differs between them, shifts weight between foreground and the rest" if differs else ""
     easy = data.loc[data["difficulty"] == "easy"].groupby("experiment")["logits"].sum()
@@ -51,17 +55,24 @@ def caption(study: Study, data: "DataFrame") -> str:
         "(γ = 0) and focal loss; the narrow bar beside each shows the shares of the logits themselves. The gradient is "
         "the sum of absolute derivatives with respect to the logits. Foreground: the logit of a foreground anchor's "
         "class; other classes: its other logits; background: all logits of background anchors. A logit is hard where "
-        f"p_t ≤ {HARD:g} and easy where p_t > {EASY:g}. From {ends[0]} to {ends[1]}, the share of "
-        f"{'; that of '.join(moves)}. Of the logits themselves {easy.min():.1%} or more are easy. Each bar is another "
-        f"trained detector: with γ its probabilities move as well{alpha}. One run each. "
+        f"p_t ≤ {HARD:g} and easy where p_t > {EASY:g}. From γ = {first['gamma']:g} to γ = {last['gamma']:g}{same}, "
+        f"the share of {'; that of '.join(moves)}. Of the logits themselves {easy.min():.1%} or more are easy. Each "
+        f"bar is another trained detector: with γ its probabilities move as well{alpha}. {captions.single(study)}"
         + captions.about(study, f"all anchors of {data['images'].iloc[0]:,} validation images")
     )
 
 
-def _move(data: "DataFrame", name: str, column: str) -> str:
-    """How the share of the gradient of one kind of logits moves from the lowest gamma to the highest."""
-    shares = data[data[column] == name].groupby("experiment", sort=False)["gradient"].sum()
-    first, last = shares.iloc[0], shares.iloc[-1]
+def _ends(data: "DataFrame") -> tuple["Series[Any]", "Series[Any]"]:
+    """A row of the first experiment, of the lowest gamma, and one of the highest, with the same alpha if any."""
+    first = data.iloc[0]
+    highest = data[data["gamma"] == data["gamma"].max()]
+    same = highest[highest["alpha"] == first["alpha"]]
+    return first, (same if len(same) else highest).iloc[-1]
+
+
+def _move(rows: "DataFrame", ends: tuple[str, str], name: str, column: str) -> str:
+    """How the share of the gradient of one kind of logits moves from one experiment to another."""
+    first, last = (rows.loc[rows["experiment"] == end, "gradient"].sum() for end in ends)
     verb = "rises" if last > first else "falls"
     kind = f"{name} logits" if column == "difficulty" else f"the {name}"
     return f"{kind} {verb} from {first:.0%} to {last:.0%}"
@@ -70,15 +81,20 @@ def _move(data: "DataFrame", name: str, column: str) -> str:
 def draw(data: "DataFrame") -> "Figure":
     """For each experiment a wide bar of the gradient and a narrow one of the logits; hatched by difficulty."""
     experiments = list(data.groupby("experiment", sort=False))
-    figure, (axes, legend) = style.canvas(3.6, columns=2, width_ratios=(1, 0.36))
+    crowded = len(experiments) > CROWDED
+    figure, (axes, legend) = style.canvas(4.6 if crowded else 3.6, columns=2, width_ratios=(1, 0.36))
     for place, (_, rows) in enumerate(experiments):
-        _bar(axes, rows, "gradient", place - 0.12, 0.5, numbers=True)
+        _bar(axes, rows, "gradient", place - 0.12, 0.5, numbers=not crowded)
         _bar(axes, rows, "logits", place + 0.27, 0.14, numbers=False)
     names = [
-        f"γ = {rows['gamma'].iloc[0]:g}" + (f"\nα = {alpha:g}" if (alpha := rows["alpha"].iloc[0]) == alpha else "")
+        (", " if crowded else "\n").join(
+            f"{sign} = {value:g}"
+            for sign, value in zip("γα", rows[["gamma", "alpha"]].iloc[0], strict=True)
+            if not math.isnan(value)
+        )
         for _, rows in experiments
     ]
-    axes.set_xticks(range(len(experiments)), names)
+    axes.set_xticks(range(len(experiments)), names, rotation=90 if crowded else 0)
     axes.set_ylim(0, 1)
     axes.set_ylabel("share of the gradient (wide) and of the logits (narrow)", fontsize=8)
     axes.grid(False, axis="x")

@@ -42,7 +42,7 @@ def caption(study: Study, data: "DataFrame") -> str:
         "(logarithmic axis) and against the IoU of the predicted box with its object, which background has none of; a "
         "row for each experiment (grey line: weight 1). Where the study averages by group, a batch has one class "
         "weight for foreground and background, or one for each, and its points lie on a line. Foreground shown: "
-        f"{', '.join(ranges)}. One run each. "
+        f"{', '.join(ranges)}. {captions.single(study)}"
         + captions.about(study, f"{len(data):,} candidates of {data['images'].iloc[0]:,} validation images, at random")
     )
 

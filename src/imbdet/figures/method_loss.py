@@ -35,7 +35,7 @@ def caption(study: Study, data: "DataFrame") -> str:
     """Say what was summed and read the extremes of the hardest samples' share off the curves."""
     return (
         "Cumulative normalised classification loss of each method, as it trains, over the candidates of its own "
-        "trained detector, easiest first; foreground (left) and background (middle, against the fraction of candidates "
+        "trained detector, easiest first; foreground (left) and background (right, against the fraction of candidates "
         "that are harder still, logarithmic axis); a row for each detector. Candidates are all anchors, or the "
         "proposals that the second stage trains on, and, of methods that select, also those that they leave out. The "
         f"hardest {HARD_FOREGROUND:.0%} of the foreground carry {_range(data, 'foreground', HARD_FOREGROUND)} of its "

@@ -34,7 +34,7 @@ def caption(study: Study, data: "DataFrame") -> str:
         "at the top). Of each class in a batch of the evaluation the best box of every object comes first, then the "
         "second best of every object, and so on: hence a high IoU alone does not make a good rank. Colour: the weight "
         f"of the classification loss that follows (here {weights.min():.2f} to {weights.max():.2f}); weights keep the "
-        "sum of the losses, so that some are above 1. One run each. "
+        f"sum of the losses, so that some are above 1. {captions.single(study)}"
         + captions.about(study, f"{len(data):,} candidates of {data['images'].iloc[0]:,} validation images, at random")
     )
 

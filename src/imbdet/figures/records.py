@@ -100,6 +100,25 @@ def mean_percent(runs: Sequence[Record], metric: str) -> float | None:
     return None if runs[0][metric] is None else percent(mean(run[metric] for run in runs))
 
 
+def difference(record: Record, experiment: str, baseline: str, metric: str) -> dict[str, Any] | None:
+    """Return what a record of intervals says of one experiment minus another; it may have the two the other way round.
+
+    difference, low, high and smallest_effect in points; p, not corrected, and p_is_bound, whether it may be smaller but
+    for the number of resamples. None where the record does not compare the two.
+    """
+    for found in record["differences"]:
+        if found["metric"] == metric and {found["experiment"], found["baseline"]} == {experiment, baseline}:
+            sign = 1 if found["experiment"] == experiment else -1
+            low, high = sorted(sign * found[end] for end in ("low", "high"))
+            return {
+                "difference": percent(sign * found["value"]),
+                **{"low": percent(low), "high": percent(high)},
+                **{"p": found["p"], "p_is_bound": found["p"] <= record["least_p"]},
+                "smallest_effect": percent(found["smallest_effect"]),
+            }
+    return None
+
+
 def named(layout: Layout, experiment: str) -> dict[str, str]:
     """Return an experiment with its label and detector, from its evaluation, as columns of a table."""
     record = read_json(layout.evaluation(experiment))

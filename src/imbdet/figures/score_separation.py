@@ -59,7 +59,7 @@ def caption(study: Study, data: "DataFrame") -> str:
         f"ROC curve; 0.5 by chance, 1 at best). {ends}Only detections that the detector keeps are in it (score "
         "threshold, suppression, a limit for each image), "
         f"so that the numbers differ between methods: {sizes}. The level of the scores is a matter of each method's "
-        "loss: compare how far the two lie apart. One run each. "
+        f"loss: compare how far the two lie apart. {captions.single(study)}"
         + captions.about(study, f"measured on {data['images'].iloc[0]:,} validation images")
     )
 

@@ -68,7 +68,7 @@ def caption(study: Study, data: "DataFrame") -> str:
         "gives to the truth (logistic axis, hard on the left), of the selected and of the others, foreground and "
         "background apart; each histogram is of all candidates of its kind, estimated from a sample, and sums to 1. "
         f"Selected are {_parts(data)}. Candidates are anchors or, in a two-stage detector, the proposals of which the "
-        "method samples. One run each. "
+        f"method samples. {captions.single(study)}"
         + captions.about(study, f"candidates of {data['images'].iloc[0]:,} validation images")
     )
 

@@ -84,7 +84,7 @@ def caption(study: Study, data: "DataFrame") -> str:
         "Equalization Loss (Tan et al. 2020, arXiv 2003.05176), which leaves the tail's logits out of foreground rows "
         f"of other classes: {data['suppressed'].min():.2g} to {data['suppressed'].max():.2g} of them in a row. "
         f"{_spared(data)} Rows of background keep all classes. Classes from the commonest on the left to the rarest, "
-        "with their boxes in the training set. One run each. "
+        f"with their boxes in the training set. {captions.single(study)}"
         + captions.about(study, f"sampled proposals of {data['images'].iloc[0]:,} validation images")
     )
 

@@ -87,9 +87,14 @@ def changes(data: "DataFrame") -> "DataFrame":
 
 
 def answer(data: "DataFrame") -> str:
-    """In words: how many comparisons are more than chance, and which gains change along their property."""
+    """In words: which comparisons are more than chance, and which gains change along their property."""
     compared = data[~data["base"] | ~data.duplicated(["base", "experiment", "baseline"])]  # all axes share the base
-    sure = int((compared["p_holm"] < records.SIGNIFICANT).sum())
+    sure = compared[compared["p_holm"] < records.SIGNIFICANT]
+    named = (
+        f"{row['label']} − {row['baseline_label']} with "
+        + ("what all properties share" if row["base"] else f"{row['x']:g} ({row['property']})")
+        for _, row in sure.iterrows()
+    )
     found = changes(data)
     moved = found[(found["low"] > 0) | (found["high"] < 0)]
     steps = (
@@ -98,9 +103,11 @@ def answer(data: "DataFrame") -> str:
         for _, row in moved.iterrows()
     )
     return (
-        f"{sure} of {len(compared)} comparisons are more than chance explains, after Holm's correction for the methods "
-        f"compared on the same data. {len(moved)} of {len(found)} gains change along their property by more than their "
-        f"intervals{': ' if len(moved) else ''}{'; '.join(steps)}."
+        f"{len(sure)} of {len(compared)} comparisons {'is' if len(sure) == 1 else 'are'} more than chance explains, "
+        f"after Holm's correction for the methods compared on the same data{': ' if len(sure) else ''}"
+        f"{'; '.join(named)}. Of {len(found)} changes of a gain along its property, {len(moved)} "
+        f"{'has an interval' if len(moved) == 1 else 'have intervals'} without zero, which are not corrected for being "
+        f"{len(found)}{': ' if len(moved) else ''}{'; '.join(steps)}."
     )
 
 
@@ -111,13 +118,14 @@ def caption(study: Study, data: "DataFrame") -> str:
     steps = " or ".join(f"{count:,}" for count in sorted({study.training(name).steps for name in study.experiments}))
     return (
         "What each method gains over its baseline, in points of AP, as one property of the data changes and the others "
-        "stay (upper panels), and the baselines' own AP (lower panels). Each pair has the same data, seeds, initial "
-        f"weights and order of images; a point is the mean of {first['seeds']} seeds. Bands are 95 % intervals of "
-        f"{first['resamples']:,} resamples of {drawn}; a full point differs from its baseline at 5 % after Holm's "
-        "correction for the methods compared on these data; of hollow ones the study cannot tell. The dotted line "
-        "marks the data that all properties share. "
+        "stay (upper panels), and the baselines' own AP (lower panels). With more objects there is also more to learn "
+        "from; validation data change likewise, but for noise, which they never have. Each pair has the same data, "
+        f"seeds, initial weights and order of images; a point is the mean of {first['seeds']} seeds. Bands are 95 % "
+        f"intervals of {first['resamples']:,} resamples of {drawn}; a full point differs from its baseline at 5 % "
+        "after Holm's correction for the methods compared on these data; of hollow ones the study cannot tell. The "
+        "dotted line marks the data that all properties share. "
         f"A pilot: generated images, a small network, trainings of {steps} steps, so that a method that learns more "
-        "slowly is seen behind, whatever it would reach. Validation data have no label noise. "
+        "slowly is seen behind, whatever it would reach. "
         + captions.about(study, f"measured on {first['images']:,} validation images of each condition", study.seeds)
     )
 

@@ -1,6 +1,7 @@
 """What papers claim, beside what this study measured, and whether the two agree."""
 
 import csv
+import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ def claims(study: Study) -> dict[str, dict[str, Any]]:
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The intervals, and records of training, which tell the detector; claims are checked before anything runs."""
     claims(study)
-    experiments = dict.fromkeys(experiment for experiment, _ in study.report.verdicts.values())
+    experiments = dict.fromkeys(name for pair in study.report.verdicts.values() for name in pair)
     return [layout.intervals, *map(layout.training, experiments)]
 
 
@@ -58,7 +59,8 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     """A row for each claim, in the order of the study; differences, intervals and margins are in points.
 
     Columns: those of claims.csv (data and setting as claimed_data and claimed_setting); experiment, label, baseline,
-    baseline_label, detector, measured_data, images, seeds (how many), over, resamples; difference, low, high, p,
+    baseline_label, detector, candidates and baseline_candidates (how many of an image the head trains on, where that is
+    a fixed number), measured_data, images, seeds (how many), over, resamples; difference, low, high, p,
     p_holm, p_is_bound (whether they may be smaller, but for the number of resamples), smallest_effect; verdict, reason.
     Holm's correction is for all claims of the study that say which of two is better.
     """
@@ -77,28 +79,31 @@ def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
     for key, claim in claims(study).items():
         claimed = {f"claimed_{name}" if name in ("data", "setting") else name: value for name, value in claim.items()}
         experiment, baseline = study.report.verdicts[key]
-        detector = records.read_json(layout.training(experiment))["config"]["detector"]
+        trained, other = (records.read_json(layout.training(name))["config"] for name in (experiment, baseline))
+        detector = trained["detector"]
         yield {
             **{"claim": key, **claimed},
             **{"experiment": experiment, "label": label[experiment]},
             **{"baseline": baseline, "baseline_label": label[baseline]},
             **{"detector": f"{gains.NAMES[detector['name']]}, backbone {detector['backbone']}", **about},
+            **{"candidates": _candidates(trained), "baseline_candidates": _candidates(other)},
             **_difference(record, experiment, baseline, claim["metric"]),
         }
 
 
+def _candidates(config: Mapping[str, Any]) -> int | None:
+    """How many anchors or proposals of an image the last head trains on; None for all of them."""
+    stage = "dense" if "dense" in config["methods"] else "roi"
+    method, head = config["methods"][stage], config["detector"].get(stage, {})
+    count: int | None = method.get("per_image") or method.get("sampled") or head.get("sampled")
+    return count
+
+
 def _difference(record: records.Record, experiment: str, baseline: str, metric: str) -> dict[str, Any]:
-    """What was measured of one pair, in points; the record may have it the other way round."""
-    for found in record["differences"]:
-        if found["metric"] == metric and {found["experiment"], found["baseline"]} == {experiment, baseline}:
-            sign = 1 if found["experiment"] == experiment else -1
-            low, high = sorted(sign * found[end] for end in ("low", "high"))
-            return {
-                "difference": records.percent(sign * found["value"]),
-                **{"low": records.percent(low), "high": records.percent(high)},
-                **{"p": found["p"], "p_is_bound": found["p"] <= record["least_p"]},
-                "smallest_effect": records.percent(found["smallest_effect"]),
-            }
+    """What was measured of the pair of a claim, in points. Raises :class:`UserError` where the record lacks it."""
+    found = records.difference(record, experiment, baseline, metric)
+    if found is not None:
+        return found
     raise UserError(
         f"{record.path} has no difference in {metric} between {experiment} and {baseline}; it is older than the "
         f"study's file: run python -m imbdet intervals config/{record['study']}.yaml again"
@@ -109,10 +114,22 @@ def judge(row: Mapping[str, Any]) -> tuple[str, str]:
     """The verdict on a claim, and why.
 
     Args:
-        row: seeds, over; direction (better, worse or equal); difference, low, high; p_holm, p_is_bound, of a claim that
-            one is better; margin, of a claim that two are equal. Differences are those of experiment minus baseline,
-            in points.
+        row: seeds, over; candidates and baseline_candidates; direction (better, worse or equal); difference, low, high;
+            p_holm, p_is_bound, published and smallest_effect, of a claim that one is better; margin, of a claim that
+            two are equal. Differences are those of experiment minus baseline, in points.
     """
+    verdict, reason = _judge(row)
+    own, other = (_count(row[key]) for key in ("candidates", "baseline_candidates"))
+    if own != other:
+        reason += f"; trained on {own} candidates of an image, the other on {other}"
+    return verdict, reason
+
+
+def _count(candidates: float | None) -> str:
+    return "all" if candidates is None or math.isnan(candidates) else f"{candidates:g}"
+
+
+def _judge(row: Mapping[str, Any]) -> tuple[str, str]:
     if row["seeds"] < 2:
         return UNTOLD, "one run of each: another seed may differ"
     if row["over"] == "images":
@@ -122,7 +139,10 @@ def judge(row: Mapping[str, Any]) -> tuple[str, str]:
     (p,) = p_values([row["p_holm"]], [row["p_is_bound"]])
     p = f"p {p}" if p[0] in "<≤" else f"p = {p}"
     if row["p_holm"] >= records.SIGNIFICANT:
-        return UNTOLD, f"{p}: may be chance"
+        seen = row["published"] is None or not abs(row["published"]) < row["smallest_effect"]
+        return UNTOLD, f"{p}: may be chance" + (
+            "" if seen else "; an effect of the published size would often be missed"
+        )
     if (row["difference"] > 0) == (row["direction"] == "better"):
         return AGREES, f"{p}, in the direction claimed"
     return DISAGREES, f"{p}, in the other direction"
@@ -188,7 +208,7 @@ def draw(data: "DataFrame") -> "Figure":
         look = LOOKS[row["verdict"]]
         axes.plot([row["low"], row["high"]], [place, place], color=look["color"])
         axes.plot(row["difference"], place, linestyle="", markersize=6, **look)
-        axes.plot(row["published"], place, **PUBLISHED)
+        axes.plot(row["published"], place - 0.2, **PUBLISHED)  # beside ours, where the two are equal
         axes.text(
             1.02,
             place,
@@ -207,7 +227,8 @@ def draw(data: "DataFrame") -> "Figure":
 
 
 def _words(row: "Series[Any]") -> str:
-    pair = f"{row['label']} − {row['baseline_label']}"
+    metric = "" if row["metric"] == "AP" else f", {row['metric']}"
+    pair = f"{row['label']} − {row['baseline_label']}{metric}"
     return "\n".join([*textwrap.wrap(row["statement"], 46), *textwrap.wrap(f"[{pair}]", 48)])
 
 
