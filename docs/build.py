@@ -84,7 +84,7 @@ def readme(text: str, root: Path) -> str:
 
 def gamma_page(text: str, root: Path) -> str:
     """Return the page on gamma with its generated part made again from the data of the figure below ``root``."""
-    study, path, data = _figure(root, "demo", "gamma")
+    study, path, data = _figure(root, "gamma", "gamma")
     table = tables.markdown(gamma.table(data), gamma.caption(study, data))
     picture = f"![Published and measured AP by γ, and shares of the gradient](../{path}.png)\n"
     return _with_part(text, f"{gamma.answer(data)}\n\n{table}\n{picture}", "docs/gamma.md")

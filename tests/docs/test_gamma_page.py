@@ -11,6 +11,7 @@ from pages import ROOT, read
 
 from imbdet import figures
 from imbdet.evaluation.inspection import EASY
+from imbdet.figures import gamma, records
 from imbdet.layout import Layout
 from imbdet.study_file import load_study
 
@@ -19,8 +20,8 @@ from imbdet.study_file import load_study
 def project(tmp_path):
     """A project whose study of gamma is fabricated, with its figure."""
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "demo.yaml").write_text(yaml.safe_dump(fabricate.raw_study(), sort_keys=False))
-    study = load_study(tmp_path / "config" / "demo.yaml")
+    (tmp_path / "config" / "gamma.yaml").write_text(yaml.safe_dump(fabricate.raw_study(), sort_keys=False))
+    study = load_study(tmp_path / "config" / "gamma.yaml")
     with chdir(tmp_path):
         fabricate.write(study, Layout.of(study))
         figures.run(study, Layout.of(study), "gamma")
@@ -33,9 +34,9 @@ def test_generated_part_holds_the_numbers_of_the_records(build, project):
     assert build.gamma_page(page, project) == page
     assert page.startswith(text.partition(build.BEGIN)[0])
     assert page.endswith(text.partition(build.END)[2])
-    assert "](../paper_figures/demo/gamma.png)" in page
+    assert "](../paper_figures/gamma/gamma.png)" in page
     assert "These are not COCO results." in page
-    found = json.loads((project / "results/demo/intervals.json").read_text())["experiments"]["focal-g5"]["AP"]
+    found = json.loads((project / "results/gamma/intervals.json").read_text())["experiments"]["focal-g5"]["AP"]
     value, low, high = (f"{100 * found[key]:.1f}" for key in ("value", "low", "high"))
     assert f"| 5 | 0.25 | 32.2 | {value} ({low} to {high}) |" in page
 
@@ -57,35 +58,57 @@ def test_factors_in_the_text_are_those_of_the_formula():
 
 
 def test_sentences_hold_of_the_committed_records(build):
-    """Those of the sections on the setting and on the gradient."""
-    study = load_study(ROOT / "config" / "demo.yaml")
+    """Those of the first lines and of the sections on the setting and on the gradient."""
+    study, demo = (load_study(ROOT / "config" / f"{name}.yaml") for name in ("gamma", "demo"))
     layout = Layout.of(study)
-    shares = {name: pd.read_csv(ROOT / layout.gradient_shares(name)) for name in study.report.gamma}
-    parts = [table[table["by"] == "difficulty"] for table in shares.values()]  # γ rises
-    results = {name: json.loads((ROOT / layout.evaluation(name)).read_text()) for name in study.experiments}
+    rows = gamma.measured(pd.read_csv(ROOT / layout.figures / "gamma.csv"))
+    assert rows["seeds"].unique().tolist() == [5]
+    greatest = rows[rows["gamma"] == 5].set_index("alpha")
+    assert ((greatest["gain"] < 0) & (greatest["gain_p_holm"] < 0.05)).all(), "by more than chance explains"
+    assert (greatest["high"] < rows[rows["gamma"] == 2].set_index("alpha")["low"]).all(), "falls from 2 to 5"
+    told = rows[(rows["gain_p_holm"] < 0.05) & (rows["gamma"] < 5)]
+    assert told[["gamma", "alpha"]].to_numpy().tolist() == [[1, 0.75]], "the others are not told from none"
+    assert told["gain"].iloc[0] > 0
+    assert rows.loc[rows[rows["gamma"] == 0]["AP"].idxmin(), "alpha"] == 0.75, "lowest at .75"
+    by_gamma = rows[rows["gamma"] > 0].groupby("gamma")
+    assert (by_gamma["low"].max() < by_gamma["high"].min()).all(), "the intervals of the three α overlap"
+    plain = rows[rows["gamma"] == 0].set_index("AP")["experiment"]
+    best = rows.set_index("AP")["experiment"]
+    pairs = [("focal-g2-a0.25", "ce-a0.75"), (best[best.index.max()], plain[plain.index.max()])]
+    text = " ".join(read("gamma.md").split())
+    for pair, end in zip(pairs, ("", ", which may be chance"), strict=True):
+        found = records.difference(records.read_json(ROOT / layout.intervals), *pair, "AP")
+        value, low, high = (f"{found[key]:.1f}".replace("-", "−") for key in ("difference", "low", "high"))
+        assert f"gains {value}{' points' if not end else ''} ({low} to {high}){end}" in text
+        assert (found["p"] > 0.05) == bool(end)
+    results = [json.loads((ROOT / Layout.of(demo).evaluation(name)).read_text())["AP"] for name in demo.report.gamma]
+    assert results[1:] == sorted(results[1:], reverse=True), "lower at each γ from 1 on"
 
-    by_gamma = [results[name]["AP"] for name in study.report.gamma]
-    by_alpha = [results[name]["AP"] for name in study.report.alpha]
-    assert len(study.seeds) == 1
-    assert by_gamma[2:] == sorted(by_gamma[2:], reverse=True), "γ = 1, 2, 5: the greater is the worse one"
-    assert max(by_gamma) == max(by_gamma[:2]), "the best γ is lower than the paper's"
-    assert max(by_alpha) - min(by_alpha) > 0.8 * (max(by_gamma) - min(by_gamma)), "α moves AP about as far as γ"
-    assert results["ce-a0.75"]["AP"] < max(by_alpha), "the best α is not the paper's"
+    twins = {"ce-a0.5": "ce-a0.5", "ce-a0.75": "ce-a0.75", "focal-g2": "focal-g2-a0.25", "focal-g5": "focal-g5-a0.25"}
+    one, other = (json.loads((ROOT / f"results/{name}/intervals.json").read_text()) for name in ("claims", "gamma"))
+    apart = [
+        [100 * (a - b) for a, b in zip(*(each["by_seed"] for each in both), strict=True)]
+        for both in ((one["experiments"][a]["AP"], other["experiments"][b]["AP"]) for a, b in twins.items())
+    ]
+    assert 4 < max(abs(step) for steps in apart for step in steps) < 5.05, "up to 5 points"
+    assert all(abs(sum(steps) / len(steps)) < 1 for steps in apart), "the means by less than 1"
 
-    foreground = [part.loc[part["set"] == "foreground", "gradient"].sum() for part in parts]
-    assert all(0.4 < share < 0.6 for share in foreground), "even"
+    for alpha, names in rows.groupby("alpha")["experiment"]:
+        tables = [pd.read_csv(ROOT / layout.gradient_shares(name)) for name in names]  # γ rises
+        parts = [table[table["by"] == "difficulty"] for table in tables]
+        foreground = [part.loc[part["set"] == "foreground", "gradient"].sum() for part in parts]
+        assert all(0.4 < share < 0.6 for share in foreground), f"even at α {alpha}"
+        easy = [part.loc[part["value"] == "easy", "logits"].sum() for part in parts]
+        assert easy[0] > 0.99
+        assert min(easy) == easy[-1] < 0.75, "a large part is easy no longer"
+        of_background = [part[part["set"] == "background"].set_index("value")["gradient"] for part in parts]
+        assert of_background[-1]["easy"] < 0.1 * of_background[0]["easy"]
+        assert of_background[-1]["middling"] > 2 * of_background[0]["middling"]
+        left = [part["gradient"].sum() / part["cross_entropy"].sum() for part in parts]
+        assert left == sorted(left, reverse=True)
+        assert left[-1] < 0.01, "less than one percent"
+        last = json.loads((ROOT / layout.evaluation(names.iloc[-1])).read_text())
+        assert last["detections"] == study.evaluate.detections_per_image * last["images"], "fill their limit"
+        curve = pd.read_csv(ROOT / layout.loss_curve(names.iloc[-1])).iloc[-1]
+        assert curve["box_regression"] > 2 * curve["classification"], "the box loss is by far the greater part"
     assert EASY < 1 - 0.01, "training starts with easy background"
-    easy = [part.loc[part["value"] == "easy", "logits"].sum() for part in parts]
-    assert easy[0] > 0.99
-    assert min(easy) == easy[-1] < 0.75, "a large part is easy no longer"
-    of_background = [part[part["set"] == "background"].set_index("value")["gradient"] for part in parts]
-    assert of_background[-1]["easy"] < 0.1 * of_background[0]["easy"]
-    assert of_background[-1]["middling"] > 2 * of_background[0]["middling"]
-    limit = study.evaluate.detections_per_image
-    last = results[study.report.gamma[-1]]
-    assert last["detections"] == limit * last["images"], "detections of every image fill their limit"
-    left = [part["gradient"].sum() / part["cross_entropy"].sum() for part in parts]
-    assert left == sorted(left, reverse=True)
-    assert left[-1] < 0.01, "less than one percent"
-    curve = pd.read_csv(ROOT / layout.loss_curve(study.report.gamma[-1])).iloc[-1]
-    assert curve["box_regression"] > 2 * curve["classification"], "the box loss is by far the greater part"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imbdet.config import Study
 from imbdet.evaluation.holm import holm
 from imbdet.figures import captions, comparison, gradient_shares, records, style
-from imbdet.figures.tables import Column, estimates, numbers
+from imbdet.figures.tables import Column, estimates, numbers, p_values
 from imbdet.layout import Layout
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def table(data: "DataFrame") -> list[Column]:
     gains = estimates(data["gain"], data["gain_low"], data["gain_high"], "+.1f")
     compared = [
         Column("measured", "less γ 0 of this α (interval)", gains),
-        Column("measured", "p (Holm)", numbers(data["gain_p_holm"], ".3f")),
+        Column("measured", "p (Holm)", p_values(data["gain_p_holm"], [False] * len(data))),
     ]
     background = data[[name for (side, _), name in PARTS.items() if side == "background"]].sum(axis=1, min_count=1)
     hard = data[[name for (_, level), name in PARTS.items() if level == "hard"]].sum(axis=1, min_count=1)

@@ -73,9 +73,10 @@ def _ends(data: "DataFrame") -> tuple["Series[Any]", "Series[Any]"]:
 def _move(rows: "DataFrame", ends: tuple[str, str], name: str, column: str) -> str:
     """How the share of the gradient of one kind of logits moves from one experiment to another."""
     first, last = (rows.loc[rows["experiment"] == end, "gradient"].sum() for end in ends)
-    verb = "rises" if last > first else "falls"
     kind = f"{name} logits" if column == "difficulty" else f"the {name}"
-    return f"{kind} {verb} from {first:.0%} to {last:.0%}"
+    if f"{first:.0%}" == f"{last:.0%}":
+        return f"{kind} stays at {first:.0%}"
+    return f"{kind} {'rises' if last > first else 'falls'} from {first:.0%} to {last:.0%}"
 
 
 def draw(data: "DataFrame") -> "Figure":
