@@ -57,11 +57,23 @@ def test_factors_in_the_text_are_those_of_the_formula():
     assert [(1 - p) ** -5 for p in (0.7,)] == pytest.approx([400], rel=0.05)
 
 
-def test_sentences_hold_of_the_committed_records(build):
-    """Those of the first lines and of the sections on the setting and on the gradient."""
-    study, demo = (load_study(ROOT / "config" / f"{name}.yaml") for name in ("gamma", "demo"))
-    layout = Layout.of(study)
-    rows = gamma.measured(pd.read_csv(ROOT / layout.figures / "gamma.csv"))
+@pytest.fixture(scope="module")
+def study():
+    return load_study(ROOT / "config" / "gamma.yaml")
+
+
+@pytest.fixture(scope="module")
+def rows(study):
+    """What was measured, a row for each pair of gamma and alpha; gamma rises."""
+    return gamma.measured(pd.read_csv(ROOT / Layout.of(study).figures / "gamma.csv"))
+
+
+@pytest.fixture(scope="module")
+def intervals(study):
+    return records.read_json(ROOT / Layout.of(study).intervals)
+
+
+def test_the_answer_holds_of_the_committed_records(rows):
     assert rows["seeds"].unique().tolist() == [5]
     greatest = rows[rows["gamma"] == 5].set_index("alpha")
     assert ((greatest["gain"] < 0) & (greatest["gain_p_holm"] < 0.05)).all(), "by more than chance explains"
@@ -72,27 +84,41 @@ def test_sentences_hold_of_the_committed_records(build):
     assert rows.loc[rows[rows["gamma"] == 0]["AP"].idxmin(), "alpha"] == 0.75, "lowest at .75"
     by_gamma = rows[rows["gamma"] > 0].groupby("gamma")
     assert (by_gamma["low"].max() < by_gamma["high"].min()).all(), "the intervals of the three α overlap"
+
+
+def test_what_focal_loss_gains_depends_on_what_it_is_compared_with(study, rows, intervals):
+    sure = [d for d in intervals["differences"] if d["metric"] == "AP" and d["p_holm"] < 0.05 and d["value"] > 0]
+    focal = [name for name in study.experiments if name.startswith("focal") and "g5" not in name]
+    assert [(d["baseline"], d["experiment"]) for d in sure] == [("ce-a0.75", name) for name in focal], "nine, over .75"
+    assert len(focal) == 9
     plain = rows[rows["gamma"] == 0].set_index("AP")["experiment"]
     best = rows.set_index("AP")["experiment"]
     pairs = [("focal-g2-a0.25", "ce-a0.75"), (best[best.index.max()], plain[plain.index.max()])]
     text = " ".join(read("gamma.md").split())
     for pair, end in zip(pairs, ("", ", which may be chance"), strict=True):
-        found = records.difference(records.read_json(ROOT / layout.intervals), *pair, "AP")
+        found = records.difference(intervals, *pair, "AP")
         value, low, high = (f"{found[key]:.1f}".replace("-", "−") for key in ("difference", "low", "high"))
         assert f"gains {value}{' points' if not end else ''} ({low} to {high}){end}" in text
         assert (found["p"] > 0.05) == bool(end)
+
+
+def test_other_studies_are_as_the_page_says(intervals):
+    demo = load_study(ROOT / "config" / "demo.yaml")
     results = [json.loads((ROOT / Layout.of(demo).evaluation(name)).read_text())["AP"] for name in demo.report.gamma]
     assert results[1:] == sorted(results[1:], reverse=True), "lower at each γ from 1 on"
 
     twins = {"ce-a0.5": "ce-a0.5", "ce-a0.75": "ce-a0.75", "focal-g2": "focal-g2-a0.25", "focal-g5": "focal-g5-a0.25"}
-    one, other = (json.loads((ROOT / f"results/{name}/intervals.json").read_text()) for name in ("claims", "gamma"))
+    claims = json.loads((ROOT / "results/claims/intervals.json").read_text())
     apart = [
         [100 * (a - b) for a, b in zip(*(each["by_seed"] for each in both), strict=True)]
-        for both in ((one["experiments"][a]["AP"], other["experiments"][b]["AP"]) for a, b in twins.items())
+        for both in ((claims["experiments"][a]["AP"], intervals["experiments"][b]["AP"]) for a, b in twins.items())
     ]
     assert 4 < max(abs(step) for steps in apart for step in steps) < 5.05, "up to 5 points"
     assert all(abs(sum(steps) / len(steps)) < 1 for steps in apart), "the means by less than 1"
 
+
+def test_what_is_said_of_the_gradient_holds_of_the_committed_records(study, rows):
+    layout = Layout.of(study)
     for alpha, names in rows.groupby("alpha")["experiment"]:
         tables = [pd.read_csv(ROOT / layout.gradient_shares(name)) for name in names]  # γ rises
         parts = [table[table["by"] == "difficulty"] for table in tables]
