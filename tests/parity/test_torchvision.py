@@ -49,9 +49,13 @@ def test_detections_are_the_same(pair):
     for image, other in zip(ours.detect(batch, SETTINGS), expected, strict=True):
         assert len(other["scores"]) >= 100
         assert len(other["labels"].unique()) > 10
-        assert torch.equal(image.labels, other["labels"])
+        assert len(image.scores) == len(other["scores"])
         assert_close(image.scores, other["scores"], rtol=0, atol=1e-4)
-        assert_close(image.boxes, other["boxes"], rtol=0, atol=1e-4 * max(HEIGHT, WIDTH))
+        # Neighbours whose scores rounding makes equal may change places, so that each is looked for among all.
+        same = (image.labels[:, None] == other["labels"]) & ((image.scores[:, None] - other["scores"]).abs() <= 1e-4)
+        same &= (image.boxes[:, None] - other["boxes"]).abs().amax(2) <= 1e-4 * max(HEIGHT, WIDTH)
+        assert same.any(0).all()
+        assert same.any(1).all()
 
 
 BOXES = {
