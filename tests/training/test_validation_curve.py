@@ -79,8 +79,8 @@ def test_detections_are_those_of_the_detect_command(workspace, make_study, monke
     detect.run(study, layout, EXPERIMENT)
     commands = Detections.load(layout.detections(EXPERIMENT), layout.annotations("val"))
     assert len(found) == 3
-    # Not to the bit: on some processors the rounding of a sum depends on where in memory the weights are. So few steps give
-    # scores that are equal but for that, and which of the boxes are kept, and in which order, is chance.
+    # Not to the bit: on some processors the rounding of a sum depends on where in memory the weights are. So few steps
+    # give scores that are equal but for that, and which of the boxes are kept, and in which order, is chance.
     np.testing.assert_array_equal(found[-1].image_id, commands.image_id)
     np.testing.assert_allclose(found[-1].score, commands.score, rtol=0, atol=1e-6)
 
