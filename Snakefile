@@ -51,5 +51,5 @@ onstart:
     except UserError as error:
         raise WorkflowError(str(error)) from None
     # With its limit of jobs a second (100) Snakemake looks through all waiting jobs once a second for each job that has
-    # ended: in a study of a hundred trainings that takes half a core.
+    # ended: in a study of a hundred trainings that took a third of a core.
     workflow.scheduler.job_rate_limiter = None
