@@ -10,8 +10,6 @@ import sys
 import time
 import zipfile
 from collections import namedtuple
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pytest
 from mirror import packed

@@ -15,8 +15,8 @@ the variants agree. What ignored rows hold never matters; the code multiplies it
 over all processes, not over each alone, and 0 where there is nothing to average, where the code has NaN. A box that is
 not finite enters as one without overlap and without loss; the two-stage code sets its offsets to 0. ``samples.weight``
 multiplies a row's part of the regularisers too, or the network would learn its inverse. The code's boxes are a pixel
-larger. Of more than 4,096 anchors only an eighth may be foreground: were there more, the rest would be weighed by their
-class loss alone, as background is.
+larger. Of more than 1,024 anchors 1,024 or an eighth may be foreground: were there more, the rest would be weighed by
+their class loss alone, as background is.
 Stages: dense, roi.
 Recipe: Adam with lr .001 and weight decay .0001 (in the loss) for the network, clamp 2, all lambda .5. RetinaNet: focal
 loss alpha .25 gamma 2, smooth L1 beta .11, one group (background_regularizer null), normaliser "batch". Faster R-CNN:
@@ -43,7 +43,7 @@ from imbdet.samples import Samples, Stage
 WIDTH = 64
 INITIAL_STD = 1e-4
 # Room for foreground on the dense stage: this many anchors, or one in so many. Of RetinaNet's it is one in 1,000.
-LEAST_ROOM = 4096
+LEAST_ROOM = 1024
 ONE_IN = 8
 BLOCK_ROWS = 1 << 14  # 4 MB a hidden layer: memory of this size is used again, of more it comes as new pages each time
 
