@@ -19,11 +19,16 @@ at = pipeline.patterns  # files of any run: with {seed}, and in a sweep {conditi
 logs = Path("logs") / pipeline.study.name
 condition_logs = logs / "{condition}" if pipeline.study.sweep else logs
 run_logs = condition_logs / "{experiment}" / "seed-{seed}"
-# A network has the GPU to itself, with all cores to feed it. Without one it takes a single core: two trainings side by
-# side are faster than one on two cores, and its results do not depend on how many cores there are.
+# A network has the GPU to itself, with all cores to feed it, or with `--resources gpu=8` shares both with seven others.
+# Without one it takes a single core: two trainings side by side are faster than one on two cores, and its results do not
+# depend on how many cores there are.
 gpu = int(has_gpu())
 # On a cluster its profile says both, and Snakemake itself has no number of cores.
-network_threads = (workflow.resource_settings.cores or 1) if gpu else 1
+at_once = workflow.global_resources["gpu"].value if "gpu" in workflow.global_resources else 1
+network_threads = max(1, (workflow.resource_settings.cores or 1) // max(1, at_once)) if gpu else 1
+
+
+report: "workflow/report.rst"
 
 
 wildcard_constraints:

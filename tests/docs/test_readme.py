@@ -27,9 +27,11 @@ def test_make_targets_exist() -> None:
 
 def test_it_has_the_verdicts_of_the_committed_records() -> None:
     counts = pd.read_csv(ROOT / "paper_figures" / "claims" / "verdicts.csv")["verdict"].value_counts()
-    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
-    agree, disagree, untold = (words[counts.get(verdict, 0)] for verdict in ("agrees", "disagrees", "cannot tell"))
-    assert f"{agree} agree, {disagree} disagrees, of {untold} the study cannot tell" in README
+    words = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
+    agree, disagree, untold = (int(counts.get(verdict, 0)) for verdict in ("agrees", "disagrees", "cannot tell"))
+    told = ((agree, "agree"), (disagree, "disagree"))
+    clauses = [f"{words[count]} {verb}{'s' * (count < 2)}" for count, verb in told]
+    assert f"{', '.join(clauses)}, of {words[untold]} the study cannot tell" in README
     assert f"{words[counts.sum()]} claims" in README
     signs = (
         pd.read_csv(ROOT / "paper_figures" / study / "verdicts.csv").set_index("claim")["difference"] > 0

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from copy import deepcopy
+from itertools import combinations
 from pathlib import Path
 
 import fabricate
@@ -11,7 +13,7 @@ import pytest
 
 from imbdet import figures
 from imbdet.errors import UserError
-from imbdet.figures import drawing, records
+from imbdet.figures import captions, drawing, records
 from imbdet.layout import Layout
 
 ANALYTIC = {"focal_loss_pt", "focal_loss_xt", "focal_star_xt", "derivatives"}
@@ -47,6 +49,17 @@ def test_a_figure_whose_list_is_empty_is_not_drawn():
     report = {**fabricate.raw_study()["report"], "gamma": [], "detections": []}
     names = figures.names(fabricate.study(report=report))
     assert set(OF_A_STUDY) - set(names) == {"gamma", "gamma_ablation", "gradient_shares", "detections"}
+
+
+def test_the_ablation_of_gamma_is_not_drawn_where_a_gamma_has_several_alphas():
+    """Its curve would join what differs in both."""
+    raw = fabricate.raw_study()
+    ours = [name for name in raw["report"]["gamma"] if raw["experiments"][name]["methods"]["dense"]["name"] == "focal"]
+    twin = deepcopy(raw["experiments"][ours[0]])
+    twin["methods"]["dense"]["alpha"] = 0.6
+    report = {**raw["report"], "gamma": [*raw["report"]["gamma"], "twin"]}
+    names = figures.names(fabricate.study(experiments={**raw["experiments"], "twin": twin}, report=report))
+    assert set(figures.names(fabricate.study())) - set(names) == {"gamma_ablation"}
 
 
 def test_a_study_with_one_kind_of_detector_draws_no_structure_of_the_other():
@@ -146,6 +159,31 @@ def test_detections_below_the_operating_score_are_not_shown(drawn, layout):
     assert sorted(data["score"].dropna()) == sorted(score for score in scores if score >= 0.3)
 
 
+@pytest.mark.parametrize("shape", [(320, 240), (120, 320)])
+def test_labels_of_detections_are_in_the_image_and_apart_where_there_is_room(drawn, layout, shape):
+    """Boxes at all corners, one on another, and one as large as the image."""
+    width, height = shape
+    corners = [(x, y, 20, 20) for x in (0, width - 20) for y in (0, height - 20)]
+    middle = (width / 2, height / 2, 40, 40)
+    boxes = [*corners, middle, middle, (0, 0, width, height)]
+    rows = records.parse_csv((drawn / layout.figures / "detections.csv").read_text(), "detections").iloc[:1]
+    titles = json.dumps({"truth": "ground truth", "other": "another"})
+    common = {**rows.iloc[0].to_dict(), "width": width, "height": height, "pixels": None, "panels": titles}
+    shown = [{**common, "shown": "pixels"}]
+    for x, y, w, h in boxes:
+        shown.append({**common, "shown": "truth", "category": "disc", "x": x, "y": y, "w": w, "h": h, "score": None})
+    figure = figures.figure("detections").draw(records.frame(shown))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    places = [text.get_window_extent().transformed(axes.transData.inverted()) for text in axes.texts]
+    assert len(places) == len(boxes)
+    for place in places:
+        assert -1 <= place.xmin < place.xmax <= width + 1
+        assert -1 <= min(place.y0, place.y1) < max(place.y0, place.y1) <= height + 1
+    for one, other in combinations(places, 2):
+        assert not one.shrunk(0.9, 0.9).overlaps(other)
+
+
 @pytest.mark.parametrize("name", ["loss_curves", "precision_recall"])
 def test_every_curve_is_drawn_once_and_each_experiment_has_a_look_of_its_own(project, study, layout, name):
     """With 25 experiments on two detectors, whose losses have different terms."""
@@ -181,6 +219,21 @@ def test_eighty_classes_are_drawn_without_names(project, study, layout):
     svg = (layout.figures / "census.svg").read_text()
     assert "80 classes, commonest first" in svg
     assert "class 7 " not in svg
+
+
+@pytest.mark.parametrize(("least", "floor"), [(2.4, 1), (1, 0.1), (0.78, 0.1), (0.004, 0.001)])
+def test_the_axis_of_a_census_begins_below_its_smallest_bar(project, study, layout, least, floor):
+    census = json.loads(layout.census("retinanet").read_text())
+    for level in census["levels"]:
+        level.update(foreground=least, background=1000, ignored=0)
+    layout.census("retinanet").write_text(json.dumps(census))
+    module = figures.figure("census")
+    assert module.draw(module.data(study, layout)).axes[0].get_ylim()[0] == pytest.approx(floor)
+
+
+def test_detectors_are_called_as_the_field_calls_them():
+    names = [captions.detector_name(key) for key in ("retinanet", "faster_rcnn", "retinanet_r50")]
+    assert names == ["RetinaNet", "Faster R-CNN", "retinanet r50"]
 
 
 def test_an_unknown_figure_names_the_nearest():

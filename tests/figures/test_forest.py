@@ -108,6 +108,16 @@ def test_the_table_has_signed_differences_and_says_which_are_baselines(made):
     assert "< 0.001" in cells
 
 
+def test_small_differences_have_another_digit(made):
+    """Else the ends of an interval, and its sign, could not be told."""
+    data = made[2].copy()
+    ends = ["difference", "low", "high", "smallest_effect"]
+    data[ends] *= 0.9 / (data["high"] - data["low"]).min()
+    cells = {column.heading: column.cells for column in forest.table(data)}["difference"]
+    assert cells[1] == f"{data['difference'].iloc[1]:+.2f}".replace("-", "−")
+    assert any(text.get_text().startswith(cells[1]) for axes in forest.draw(data).axes for text in axes.texts)
+
+
 @pytest.mark.promise("A study that asks for intervals which its runs cannot give is refused", "bad input")
 def test_a_record_without_comparisons_is_refused(made, tmp_path, monkeypatch):
     study, record, _ = made

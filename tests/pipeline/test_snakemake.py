@@ -3,6 +3,7 @@
 import fcntl
 import json
 import re
+import sys
 
 import pytest
 from project_copy import Project
@@ -95,6 +96,21 @@ def test_touching_a_file_changes_nothing(project: Project) -> None:
     assert project.jobs() == []
 
 
+WITH_GPU = "import imbdet.pipeline as p; p.has_gpu = lambda: True; from snakemake.cli import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("at_once", "threads"), [([], 8), (["--resources", "gpu=4"], 2), (["--resources", "gpu=9"], 1)]
+)
+def test_networks_share_a_gpu_and_the_cores_as_told(trainings: Project, at_once: list[str], threads: int) -> None:
+    command = [sys.executable, "-c", WITH_GPU, "--dry-run", "--forceall", "--cores", "8", *at_once]
+    shown = re.findall(r"^rule train:\n((?: +.*\n)+)", trainings.run(*command).stdout, re.MULTILINE)
+    assert shown
+    for job in shown:
+        assert re.search(r"resources: .*gpu=1\b", job)
+        assert ([int(number) for number in re.findall(r"threads: (\d+)", job)] or [1]) == [threads]
+
+
 @pytest.mark.promise("A wrong choice of study is refused", "bad input")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -154,3 +170,4 @@ def test_the_report_shows_every_figure_with_its_caption(project: Project) -> Non
     for picture in pictures:
         assert picture.relative_to(project.folder).as_posix() in report
     assert "generated shapes, 24 training images of 64 px" in report
+    assert "what it was measured on" in " ".join(report.split())

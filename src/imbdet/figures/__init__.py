@@ -26,6 +26,12 @@ def _has(kind: str) -> Condition:
     return lambda study: any(detector.name == kind for detector in study.detectors.values())
 
 
+def _one_alpha_a_gamma(study: Study) -> bool:
+    """Whether an ablation of gamma is of one curve, as the paper's table is; figure ``gamma`` has a curve an alpha."""
+    gammas = [study.experiments[name].method.get("gamma", 0) for name in study.report.gamma]
+    return len(gammas) == len(set(gammas)) > 0
+
+
 # Each figure, in the order of a report, and what must be true of a study for it to be drawn (None: always drawn).
 FIGURES: dict[str, Condition | None] = {
     "focal_loss_pt": None,
@@ -55,7 +61,7 @@ FIGURES: dict[str, Condition | None] = {
     "verdicts": attrgetter("report.verdicts"),
     "forest": attrgetter("intervals"),
     "gamma": lambda study: study.report.gamma and study.intervals,
-    "gamma_ablation": attrgetter("report.gamma"),
+    "gamma_ablation": _one_alpha_a_gamma,
     "alpha_ablation": attrgetter("report.alpha"),
     "focal_star": attrgetter("report.focal_star"),
     "ohem_table": attrgetter("report.ohem"),

@@ -10,6 +10,8 @@ RESAMPLED = {  # by ``over`` of the intervals
     "seeds_and_images": "the images, with Student's t for the seeds",
 }
 
+DETECTORS = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}  # by kind
+
 
 def is_coco(study: Study) -> bool:
     """Whether a study's numbers are COCO results: of all its images."""
@@ -25,6 +27,11 @@ def about(study: Study, images: str, seeds: Sequence[int] = ()) -> str:
     several = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {study.seed}"
     warning = "" if is_coco(study) else " These are not COCO results."
     return f"Study {study.name}: {study.description}; {images}; {several}.{warning}"
+
+
+def detector_name(key: str) -> str:
+    """Return how a figure calls a detector of a study: as the field does, where its key is that of its kind."""
+    return DETECTORS.get(key, key.replace("_", " "))
 
 
 def single(study: Study) -> str:

@@ -1,5 +1,6 @@
 """The imbalance of a study's data as its detector meets it: anchors by level, boxes by class."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,14 +79,15 @@ def _levels(axes: "Axes", data: "DataFrame") -> None:
         axes.bar_label(bars, [style.short(count) for count in counts[name]], padding=1.5, fontsize=7)
     axes.set_xticks(range(len(counts)), counts.index)
     axes.set(yscale="log", ylabel="anchors in a mean image", xlabel="level of the pyramid", title="anchors by level")
-    axes.set_ylim(min(0.01, _floor(counts)), 30 * counts.to_numpy().max())
+    axes.set_ylim(_floor(counts), 30 * counts.to_numpy().max())
     axes.grid(False, axis="x")
     axes.legend(loc="upper right", ncols=3, columnspacing=1.0, handlelength=1.6)
 
 
 def _floor(counts: "DataFrame") -> float:
+    """The power of ten below the smallest bar, far enough for the bar to be seen."""
     values = counts.to_numpy()
-    return float(values[values > 0].min()) / 3
+    return float(10 ** math.floor(math.log10(values[values > 0].min() / 2)))
 
 
 def _classes(axes: "Axes", data: "DataFrame") -> None:

@@ -2,9 +2,10 @@
 
 import base64
 import json
+import math
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imbdet.config import Study
 from imbdet.figures import captions, records, style
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 TRUTH = "truth"
 GAP = 0.1  # to the next image, over the width of a panel
 TITLE = 0.3  # inches
+FONT = 5.5  # points
+LETTER = 0.6  # width of a letter over the size of the font, and more than most have
+LINE = 1.5  # height of a label over the size of the font
 DARK = style.COLOURS[1:4]  # of the colours of classes, those on which white is read better than black
 
 
@@ -91,7 +95,7 @@ def draw(data: "DataFrame") -> "Figure":
     for number, image in enumerate(images):
         first = (len(panels) + 1) * number
         for panel, (name, title) in zip(axes[first:], panels.items(), strict=False):
-            _panel(panel, image, name, colours)
+            _panel(panel, image, name, colours, inches=style.WIDTH / sum(widths))
             panel.set_title(title if number < beside else "", fontsize=8)
     return figure
 
@@ -102,7 +106,8 @@ def _colours(data: "DataFrame") -> dict[str, str]:
     return {name: style.COLOURS[1:][index % (len(style.COLOURS) - 1)] for index, name in enumerate(categories)}
 
 
-def _panel(axes: "Axes", image: "DataFrame", name: str, colours: dict[str, str]) -> None:
+def _panel(axes: "Axes", image: "DataFrame", name: str, colours: dict[str, str], inches: float) -> None:
+    """One image with the boxes of an experiment or the truth, on a panel of this width."""
     from matplotlib.patches import Rectangle
 
     first = image.iloc[0]
@@ -111,24 +116,60 @@ def _panel(axes: "Axes", image: "DataFrame", name: str, colours: dict[str, str])
         axes.imshow(_decode(first["pixels"]), extent=(0, width, height, 0), interpolation="nearest")
     else:
         axes.add_patch(Rectangle((0, 0), width, height, facecolor="#f3f3f3", edgecolor="#cccccc"))
+    taken: list[_Place] = []
     for _, box in image[image["shown"] == name].iterrows():
         colour = colours[str(box["category"])]
         axes.add_patch(Rectangle((box["x"], box["y"]), box["w"], box["h"], fill=False, edgecolor=colour, linewidth=1.3))
-        _tag(axes, box, colour, height)
+        words = _words(box)
+        point = width / (72 * inches)
+        size = (LETTER * FONT * len(words) * point, LINE * FONT * point)
+        taken.append(_free_place(box, size, (width, height), taken))
+        _label(axes, words, taken[-1], colour)
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
 
 
-def _tag(axes: "Axes", box: "Series[Any]", colour: str, height: float) -> None:
-    """Class, and score of a detection, above the box, or inside it where the box touches the image's upper edge."""
-    words = str(box["category"]) + ("" if box["score"] != box["score"] else f" {box['score']:.2f}".replace(" 0.", " ."))
-    inside = box["y"] < 0.07 * height
+def _words(box: "Series[Any]") -> str:
+    """Class, and score of a detection."""
+    score = "" if math.isnan(box["score"]) else f" {box['score']:.2f}"
+    return f"{box['category']}{score}".replace(" 0.", " .")
+
+
+def _free_place(
+    box: "Series[Any]", size: tuple[float, float], image: tuple[float, float], taken: "list[_Place]"
+) -> "_Place":
+    """Where a label of a size hides least of others: above its box or below, else within it at either end."""
+    (width, height), top, bottom = size, box["y"], box["y"] + box["h"]
+    x = max(0.0, min(box["x"], image[0] - width))
+    seen = [y for y in (top - height, bottom, top, bottom - height) if 0 <= y <= image[1] - height]
+    places = [_Place(x, y, x + width, y + height) for y in seen or [max(0.0, top)]]
+    return min(places, key=lambda place: sum(place.overlap(other) for other in taken))
+
+
+class _Place(NamedTuple):
+    """A label's corners in pixels of the image."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlap(self, other: "_Place") -> float:
+        """The area that two have in common."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0.0, width) * max(0.0, height)
+
+
+def _label(axes: "Axes", words: str, place: _Place, colour: str) -> None:
+    """Words in their class's colour, above all boxes."""
     axes.text(
-        max(box["x"], 0),
-        max(box["y"], 0),
+        place.left,
+        (place.top + place.bottom) / 2,
         words,
-        va="top" if inside else "bottom",
-        fontsize=5.5,
+        va="center_baseline",
+        fontsize=FONT,
         color="white" if colour in DARK else "black",
+        zorder=4,
         clip_on=True,
         parse_math=False,
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},

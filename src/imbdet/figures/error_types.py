@@ -108,7 +108,10 @@ def table(data: "DataFrame") -> list[Column]:
         {"label": "first", "detector": "first", "AP50": "mean"}
     )
     lost = means(data)
-    columns = [Column("", "experiment", text(about["label"])), Column("", "detector", text(about["detector"]))]
+    columns = [
+        Column("", "experiment", text(about["label"])),
+        Column("", "detector", text(about["detector"].map(captions.detector_name))),
+    ]
     columns.append(Column("", "AP50", numbers(about["AP50"], ".1f")))
     columns += [Column("points of AP50 lost to", error, numbers(lost[error], ".1f")) for error in ERRORS]
     return columns + [Column("lost to all of", name, numbers(lost[key], ".1f")) for key, name in SPECIAL.items()]
@@ -134,7 +137,7 @@ def rows_of(data: "DataFrame") -> tuple[dict[str, int], dict[int, str]]:
     places: dict[str, int] = {}
     names: dict[int, str] = {}
     for detector, rows in data.groupby("detector", sort=False):
-        names[len(names)] = f"{detector}".replace("_", " ")
+        names[len(names)] = captions.detector_name(str(detector))
         for experiment, label in rows.groupby("experiment", sort=False)["label"].first().items():
             places[str(experiment)] = len(names)
             names[len(names)] = label

@@ -94,17 +94,23 @@ def _seeds(data: "DataFrame") -> list[str]:
 
 def table(data: "DataFrame") -> list[Column]:
     """AP and difference, each with its interval, in the order of the comparisons."""
-    differences = ["baseline" if cell == BLANK else cell for cell in numbers(data["difference"], "+.1f")]
+    form = _form(data)
+    differences = ["baseline" if cell == BLANK else cell for cell in numbers(data["difference"], f"+{form}")]
     return [
         Column("", "experiment", text(data["label"])),
-        Column("", "detector", text(data["detector"])),
-        Column("", METRIC, numbers(data[METRIC], ".1f")),
-        Column("", "95 %", intervals(data["AP_low"], data["AP_high"], ".1f")),
+        Column("", "detector", text(data["detector"].map(captions.detector_name))),
+        Column("", METRIC, numbers(data[METRIC], form)),
+        Column("", "95 %", intervals(data["AP_low"], data["AP_high"], form)),
         Column("", "difference", differences),
-        Column("", "95 %", intervals(data["low"], data["high"], "+.1f")),
+        Column("", "95 %", intervals(data["low"], data["high"], f"+{form}")),
         Column("", "p (Holm)", p_values(data["p_holm"], data["p_is_bound"].eq(True))),
-        Column("", "smallest effect", numbers(data["smallest_effect"], ".1f")),
+        Column("", "smallest effect", numbers(data["smallest_effect"], form)),
     ]
+
+
+def _form(data: "DataFrame") -> str:
+    """How many digits tell the ends of the narrowest interval apart."""
+    return ".1f" if (data["high"] - data["low"]).min() >= 1 else ".2f"
 
 
 def draw(data: "DataFrame") -> "Figure":
@@ -113,13 +119,14 @@ def draw(data: "DataFrame") -> "Figure":
     heights = [ROW * (len(rows) + 1) + 0.55 for rows in groups]
     figure, panels = style.canvas(sum(heights), len(groups), height_ratios=heights)
     for axes, rows in zip(panels, groups, strict=True):
-        _panel(axes, rows, _seeds(data))
+        _panel(axes, rows, _seeds(data), _form(data))
     return figure
 
 
-def _panel(axes: "Axes", rows: "DataFrame", seeds: list[str]) -> None:
+def _panel(axes: "Axes", rows: "DataFrame", seeds: list[str], form: str) -> None:
     first = rows.iloc[0]
-    axes.set_title(f"{first['detector']}: difference from {first['baseline_label']}".replace("_", " "), fontsize=9)
+    detector = captions.detector_name(first["detector"])
+    axes.set_title(f"{detector}: difference from {first['baseline_label']}", fontsize=9)
     axes.axvline(0, color=style.GREY, linewidth=1)
     axes.use_sticky_edges = False  # which would end the axis where a band does
     for place, (_, row) in enumerate(rows.iterrows()):
@@ -130,8 +137,10 @@ def _panel(axes: "Axes", rows: "DataFrame", seeds: list[str]) -> None:
         axes.plot(row["difference"], place, "o", color=COLOUR, markerfacecolor=face, markersize=5.5)
         if len(seeds) > 1:
             axes.plot(row[seeds], [place + 0.3] * len(seeds), ".", color=style.COLOURS[2], markersize=3, zorder=3)
-        values = f"{row['difference']:+.1f}  [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
-        axes.text(1.01, place, values, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        difference, low, high = (f"{row[name]:+{form}}".replace("-", "−") for name in ("difference", "low", "high"))
+        axes.text(
+            1.01, place, f"{difference}  [{low}, {high}]", transform=axes.get_yaxis_transform(), va="center", fontsize=8
+        )
     axes.set_yticks(range(len(rows)), rows["label"])
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="points of AP")
     axes.tick_params(axis="y", length=0)

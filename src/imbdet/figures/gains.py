@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imbdet.config import Study
-from imbdet.figures import comparison, records
+from imbdet.figures import captions, comparison, records
 from imbdet.figures.tables import Column
 from imbdet.layout import Layout
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 KEYS = ("model", "backbone", "schedule", "method")
 BASELINES = ("cross_entropy", "focal")
-NAMES = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
 
 
 def inputs(study: Study, layout: Layout, experiments: Sequence[str]) -> list[Path]:
@@ -31,7 +30,7 @@ def data(
     def describe(record: records.Record) -> dict[str, Any]:
         detector = records.read_json(layout.training(record["experiment"]))["config"]["detector"]
         return {
-            "model": NAMES[detector["name"]],
+            "model": captions.DETECTORS[detector["name"]],
             "backbone": detector["backbone"],
             "schedule": "own",
             "method": known.get(record["method"]["name"], record["method"]["name"]),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WINDOW = 0.1  # share of a training over which its loss is averaged
 POINTS = 200  # kept of a curve at most
 NOT_LOSSES = ("step", "learning_rate", "total")
-PREFIXES = ("rpn_", "roi_")  # of the terms of a detector with two stages
+PREFIXES = {"rpn_": "RPN", "roi_": "RoI"}  # of the terms of a detector with two stages
 TERMS = {"classification": "classification", "box_regression": "box regression"}  # which all methods have
 HEIGHT = 2.2  # inches, of a row of panels
 
@@ -83,7 +83,8 @@ def draw(data: "DataFrame") -> "Figure":
     for place, (detector, prefix, curves) in enumerate(rows):
         first = place == 0 or rows[place - 1][0] != detector
         of_row = panels[place * len(widths) : (place + 1) * len(widths)]
-        _row(of_row, curves, prefix, f"{detector}\n{prefix.rstrip('_')}".strip(), legend=first)
+        stage = f"\n{PREFIXES[prefix]}" if prefix else ""
+        _row(of_row, curves, prefix, f"{captions.detector_name(str(detector))}{stage}", legend=first)
     return figure
 
 
@@ -106,7 +107,7 @@ def _row(panels: "list[Axes]", curves: "DataFrame", prefix: str, name: str, lege
             axes.set_axis_off()
         elif terms is not others:
             _logarithmic(axes)
-    panels[0].set_ylabel(f"{name} loss".replace("_", " "))
+    panels[0].set_ylabel(f"{name} loss")
     panels[-1].set_axis_off()
     if legend:
         style.legend_in(panels[-1], panels[0], loc="upper left", handlelength=2.4)

@@ -63,7 +63,8 @@ def draw(data: "DataFrame") -> "Figure":
     heights = [max(2.3, 0.19 * (1 + curves["experiment"].nunique())) for _, curves in detectors]
     options = {"width_ratios": style.beside_legend(2, data["label"]), "height_ratios": heights}
     figure, panels = style.canvas(sum(heights), len(detectors), 3, **options)
-    for row, (detector, curves) in enumerate(detectors):
+    for row, (key, curves) in enumerate(detectors):
+        detector = captions.detector_name(str(key))
         left, middle, right = panels[3 * row : 3 * row + 3]
         foreground, background = (curves[curves["set"] == kind] for kind in ("foreground", "background"))
         _plot(left, foreground)

@@ -50,10 +50,11 @@ def draw(data: "DataFrame") -> "Figure":
     legends = [0.2 * (curves["experiment"].nunique() + 1) + gap for _, curves in detectors]
     heights = [height for legend in legends for height in (panel, legend)]
     figure, axes = style.canvas(sum(heights), len(heights), len(THRESHOLDS), sharey="row", height_ratios=heights)
-    for row, (detector, curves) in enumerate(detectors):
+    for row, (key, curves) in enumerate(detectors):
         panels = axes[2 * row * len(THRESHOLDS) :]
         _draw_row(panels[: len(THRESHOLDS)], panels[len(THRESHOLDS) : 2 * len(THRESHOLDS)], curves)
-        panels[0].set_ylabel("precision" if len(detectors) == 1 else f"{detector}\nprecision".replace("_", " "))
+        named = f"{captions.detector_name(str(key))}\n" if len(detectors) > 1 else ""
+        panels[0].set_ylabel(f"{named}precision")
     return figure
 
 

@@ -60,5 +60,8 @@ def table(data: "DataFrame") -> list[Column]:
     ]
     if "AP_sd" in data:
         metrics.insert(1, Column("", "±", numbers(data["AP_sd"], ".1f")))
-    names = [Column("", "experiment", text(data["label"])), Column("", "detector", text(data["detector"]))]
+    names = [
+        Column("", "experiment", text(data["label"])),
+        Column("", "detector", text(data["detector"].map(captions.detector_name))),
+    ]
     return [*names, *metrics]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imbdet.config import Study
 from imbdet.errors import UserError, nearest
 from imbdet.evaluation.holm import holm
-from imbdet.figures import captions, comparison, gains, records, style
+from imbdet.figures import captions, comparison, records, style
 from imbdet.figures.tables import Column, estimates, numbers, p_values, text
 from imbdet.layout import Layout
 
@@ -85,7 +85,7 @@ def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
             **{"claim": key, **claimed},
             **{"experiment": experiment, "label": label[experiment]},
             **{"baseline": baseline, "baseline_label": label[baseline]},
-            **{"detector": f"{gains.NAMES[detector['name']]}, backbone {detector['backbone']}", **about},
+            **{"detector": f"{captions.DETECTORS[detector['name']]}, backbone {detector['backbone']}", **about},
             **{"candidates": _candidates(trained), "baseline_candidates": _candidates(other)},
             **_difference(record, experiment, baseline, claim["metric"]),
         }
@@ -139,10 +139,9 @@ def _judge(row: Mapping[str, Any]) -> tuple[str, str]:
     (p,) = p_values([row["p_holm"]], [row["p_is_bound"]])
     p = f"p {p}" if p[0] in "<≤" else f"p = {p}"
     if row["p_holm"] >= records.SIGNIFICANT:
-        seen = row["published"] is None or not abs(row["published"]) < row["smallest_effect"]
-        return UNTOLD, f"{p}: may be chance" + (
-            "" if seen else "; an effect of the published size would often be missed"
-        )
+        missed = row["published"] is not None and abs(row["published"]) < row["smallest_effect"]
+        reason = "; an effect of the published size would often be missed" if missed else ""
+        return UNTOLD, f"{p}: may be chance{reason}"
     if (row["difference"] > 0) == (row["direction"] == "better"):
         return AGREES, f"{p}, in the direction claimed"
     return DISAGREES, f"{p}, in the other direction"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imbdet.config import Study
-from imbdet.figures.captions import RESAMPLED
+from imbdet.figures.captions import RESAMPLED, detector_name
 from imbdet.figures.records import SIGNIFICANT, Record, read_json
 from imbdet.figures.tables import p_values
 from imbdet.layout import Layout
@@ -44,7 +44,7 @@ def table(records: dict[str, Record]) -> Table:
             first = found[metrics[0]]
             names = [Cell(condition)] * several + [Cell(first["label"], below=f"less {labels[first['baseline']]}")]
             numbers = [cell for metric in metrics for cell in _cells(found[metric], record["least_p"])]
-            rows.append([*names, *numbers, Cell(first["detector"])])
+            rows.append([*names, *numbers, Cell(detector_name(first["detector"]))])
     caption = "Each method less its baseline, on the same images and seeds, in points of AP"
     return Table(caption, columns, rows, named=1 + several)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from imbdet.config import Study
 from imbdet.errors import UserError
+from imbdet.figures.captions import detector_name
 from imbdet.figures.records import Record, read_json
 from imbdet.layout import Layout
 
@@ -100,7 +101,7 @@ def _read(condition: str, study: Study, experiment: str, seed: int) -> Run:
         condition=condition,
         experiment=experiment,
         label=settings.label,
-        detector=settings.detector,
+        detector=detector_name(settings.detector),
         seed=seed,
         layout=layout,
         training=_record(layout.training(experiment), expected),
