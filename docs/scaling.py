@@ -68,6 +68,14 @@ PISA's ranks, which are among the images of one process; and the padding of imag
 
 The trainings of a study do not depend on each other. With fewer GPUs than trainings, one GPU for each training loses
 nothing to communication and is the better use.
+
+## Several trainings on one GPU
+
+    snakemake --resources gpu=8 --config study=imbalance-sweep
+
+runs up to eight networks at once on one machine's GPU, each with an eighth of the cores. A small network leaves most of a
+GPU idle; how many fit is a matter of its memory, and a training that runs out of it says so. This has not been measured
+on a GPU yet; that Snakemake shares out as said is in `tests/pipeline/test_snakemake.py`.
 """
 COST = """
 ## What the full COCO study costs
