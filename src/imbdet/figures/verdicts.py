@@ -181,21 +181,21 @@ def caption(study: Study, data: "DataFrame") -> str:
 
 
 def table(data: "DataFrame") -> list[Column]:
-    """Each claim with its setting, ours, both differences, and the verdict."""
+    """Each claim with the verdict, its setting, ours, and both differences."""
     ours = f"measured: {data['measured_data'].iloc[0]}, seeds: {data['seeds'].iloc[0]}"
     differences = estimates(data["difference"], data["low"], data["high"], "+.1f")
     places = [f"table {name}" if str(name)[0].isdigit() else name for name in data["table"]]
     settings = data["paper"] + ", " + places + ": " + data["claimed_data"] + "; " + data["claimed_setting"]
     return [
         Column("", "claim", text(data["statement"])),
+        Column("", "verdict", text(data["verdict"])),
+        Column("", "why", text(data["reason"])),
         Column("published", "setting", text(settings)),
         Column("published", "difference", numbers(data["published"], "+.1f")),
         Column(ours, "experiments", text(data["label"] + " − " + data["baseline_label"] + "; " + data["detector"])),
         Column(ours, "metric", text(data["metric"])),
         Column(ours, "difference (interval)", differences),
         Column(ours, "smallest effect", numbers(data["smallest_effect"], ".1f")),
-        Column("", "verdict", text(data["verdict"])),
-        Column("", "why", text(data["reason"])),
     ]
 
 
