@@ -1,5 +1,6 @@
 """Options of the suite: other reference vectors, and a record of the promises that the tests keep."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores Ctrl-C, and so would the runs that tests start and stop.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(Promises(), "promises")
 
 
