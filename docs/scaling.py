@@ -73,9 +73,9 @@ nothing to communication and is the better use.
 
     snakemake --resources gpu=8 --config study=imbalance-sweep
 
-runs up to eight networks at once on one machine's GPU, each with an eighth of the cores. A small network leaves most of a
-GPU idle; how many fit is a matter of its memory, and a training that runs out of it says so. This has not been measured
-on a GPU yet; that Snakemake shares out as said is in `tests/pipeline/test_snakemake.py`.
+runs up to eight networks at once on one machine's GPU, each with an eighth of the cores. A small network leaves most of
+a GPU idle; how many fit is a matter of its memory, and a training that runs out of it says so. This has not been
+measured on a GPU yet; that Snakemake shares out as said is in `tests/pipeline/test_snakemake.py`.
 """
 COST = """
 ## What the full COCO study costs
