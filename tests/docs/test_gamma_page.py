@@ -122,9 +122,9 @@ def test_other_studies_are_as_the_page_says(study):
     assert study.seeds == claims.seeds == (1, 2, 3, 4, 5)
     for (there, here), seed in product(twins.items(), study.seeds):
         places = Layout.of(claims).at_seed(seed).training(there), Layout.of(study).at_seed(seed).training(here)
-        records = [json.loads((ROOT / place).read_text()) for place in places]
-        assert len({record["weights_sha256"] for record in records}) == 1, "equal to the bit"
-        assert len({record["hardware"]["cpu"] for record in records}) == 1, "of the same kind"
+        both = [records.read_json(ROOT / place) for place in places]
+        assert len({record["weights_sha256"] for record in both}) == 1, "equal to the bit"
+        assert len({record["hardware"]["cpu"] for record in both}) == 1, "of the same kind"
 
 
 def test_what_is_said_of_the_gradient_holds_of_the_committed_records(study, rows):

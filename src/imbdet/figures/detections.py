@@ -116,12 +116,12 @@ def _panel(axes: "Axes", image: "DataFrame", name: str, colours: dict[str, str],
         axes.imshow(_decode(first["pixels"]), extent=(0, width, height, 0), interpolation="nearest")
     else:
         axes.add_patch(Rectangle((0, 0), width, height, facecolor="#f3f3f3", edgecolor="#cccccc"))
+    point = width / (72 * inches)  # in pixels of the image
     taken: list[_Place] = []
     for _, box in image[image["shown"] == name].iterrows():
         colour = colours[str(box["category"])]
         axes.add_patch(Rectangle((box["x"], box["y"]), box["w"], box["h"], fill=False, edgecolor=colour, linewidth=1.3))
         words = _words(box)
-        point = width / (72 * inches)
         size = (LETTER * FONT * len(words) * point, LINE * FONT * point)
         taken.append(_free_place(box, size, (width, height), taken))
         _label(axes, words, taken[-1], colour)
