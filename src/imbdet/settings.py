@@ -249,6 +249,10 @@ class RetinaNet(Network):
         Field(description="c5 in the paper, p5 in torchvision; none ends the pyramid at P5"),
     ]
     head_norm: Annotated[Literal["none", "group"], Field(description="none in the paper")]
+    head_init: Annotated[
+        Literal["normal", "kaiming"],
+        Field(description="of the towers: normal with a standard deviation of .01 in the paper; kaiming keeps the scale"),
+    ] = "normal"
     assigner: MaxIoU
 
     @property
