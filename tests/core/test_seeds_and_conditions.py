@@ -277,6 +277,7 @@ def test_the_study_of_claims_has_every_claim_and_the_detectors_of_the_sweep():
     assert len(claims.seeds) >= 5
     changed = {
         "ohem": {"nms_iou": 0.7},
+        "faster-ohem": {"per_image": 64},
         "faster-eql": {"tail_ratio": 0.1, "score_threshold": None},
     }
     for name, experiment in claims.experiments.items():
