@@ -263,17 +263,11 @@ def test_the_study_of_gamma_is_a_grid_with_the_data_and_the_detector_of_claims()
     assert places == list(product((0, 0.5, 1, 2, 5), (0.25, 0.5, 0.75)))
 
 
-def test_the_study_of_claims_has_every_claim_and_the_detectors_of_the_sweep():
-    """And the methods of the demo, but for what its header names."""
-    names = ("claims", "imbalance-sweep", "demo")
-    claims, sweep, demo = (load_study(ROOT / "config" / f"{name}.yaml") for name in names)
+def test_the_study_of_claims_has_every_claim_and_the_methods_of_the_demo():
+    """But for what its header names."""
+    claims, demo = (load_study(ROOT / "config" / f"{name}.yaml") for name in ("claims", "demo"))
     with verdicts.CLAIMS.open(encoding="utf-8", newline="") as file:
         assert set(claims.report.verdicts) == {row["claim"] for row in csv.DictReader(file)}
-    assert (claims.train, claims.evaluate) == (sweep.train, sweep.evaluate)
-    assert claims.detectors["retinanet"] == sweep.detectors["retinanet"]
-    own, other = (study.detectors["faster_rcnn"].model_dump() for study in (claims, sweep))
-    assert own["rpn"]["training"].pop("kept") == 2 * other["rpn"]["training"].pop("kept")
-    assert own == other
     assert len(claims.seeds) >= 5
     changed = {
         "ohem": {"nms_iou": 0.7},
