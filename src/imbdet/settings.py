@@ -251,7 +251,9 @@ class RetinaNet(Network):
     head_norm: Annotated[Literal["none", "group"], Field(description="none in the paper")]
     head_init: Annotated[
         Literal["normal", "kaiming"],
-        Field(description="of the towers: normal with a standard deviation of .01 in the paper; kaiming keeps the scale"),
+        Field(
+            description="of the towers: normal with a standard deviation of .01 in the paper; kaiming keeps the scale"
+        ),
     ] = "normal"
     assigner: MaxIoU
 

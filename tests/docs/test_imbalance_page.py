@@ -48,31 +48,33 @@ def test_the_answer_names_the_gains_that_change(data):
         assert f"{abs(row['change']):.1f} points from {row['first']:g} to {row['last']:g}" in answer
 
 
-def _mean(condition, experiment):
-    """Metrics of a method, percent, the mean over the seeds."""
-    layout = Layout.of(STUDY.conditions[condition])
-    paths = [ROOT / layout.at_seed(seed).evaluation(experiment) for seed in STUDY.seeds]
-    runs = [json.loads(path.read_text()) for path in paths]
-    return {key: 100 * sum(run[key] for run in runs) / len(runs) for key in ("AP", "AP50", "AR_100")}
-
-
 def test_sentences_hold_of_the_committed_records(data):
-    widths = data["high"] - data["low"]
     assert STUDY.seeds == (1, 2, 3)
-    assert (widths > 10).mean() > 0.5, "most intervals are wider than ten points"
+    assert (data["high"] - data["low"]).median() == pytest.approx(10, abs=0.5), "the median interval"
     told = data[data["p_holm"] < 0.05]
-    assert told[["experiment", "base"]].drop_duplicates().to_numpy().tolist() == [["noisy-anchors", True]], "clean data"
+    places = told[["experiment", "base", "x"]].drop_duplicates(["experiment", "base"]).set_index("experiment")
+    assert places["base"].to_dict() == {"ohem": True, "pisa": False, "noisy-anchors": True}, "focal loss is not told"
+    assert places["x"]["pisa"] == data.loc[data["axis"] == "tail", "x"].max(), "where the tail is longest"
+    gains = data.set_index(["axis", "experiment", "x"])["gain"].sort_index()
+    assert gains["distractors", "ohem", 0] < 0
+    assert gains["noise", "noisy-anchors"].is_monotonic_increasing, "larger still"
+    baseline = data[data["baseline"] == "ce"]
+    spread = (baseline["baseline_high"] - baseline["baseline_low"]).groupby([baseline["axis"], baseline["x"]]).first()
+    assert spread.idxmax() == ("noise", 0.2), "runs of cross entropy differ most"
     changes = sweep.changes(data).set_index(["axis", "label"])
-    assert changes.loc[("distractors", "OHEM"), "high"] < 0, "falls with distractors"
-    fallen = changes[changes["high"] < 0].index.to_list()
-    assert [label for axis, label in fallen if axis == "noise"] == ["Noisy Anchors", "PISA"]
-    noisiest = data[(data["axis"] == "noise") & (data["x"] == 0.4)]
-    assert noisiest["gain"].abs().max() < 1, "about the same AP"
-    noise = STUDY.sweep["noise"].experiments
-    clean, noisy = ({name: _mean(condition, name) for name in noise} for condition in ("base", "noise-0.4"))
-    for name in noise:
-        assert noisy[name]["AP"] == pytest.approx(10, abs=1)
-        assert noisy[name]["AP50"] == pytest.approx(100 / STUDY.data.classes, abs=3), "one class of six is guessed"
-        assert noisy[name]["AR_100"] > clean[name]["AR_100"] - 5, "the boxes are found"
-    even = data[(data["experiment"] == "faster-eql") & (data["x"] == 0)]
-    assert even[["gain", "low", "high"]].to_numpy().tolist() == [[0, 0, 0]]
+    assert changes.index[changes["low"] * changes["high"] > 0].to_list() == [("distractors", "OHEM")]
+    assert len(changes) == 14
+    level = data[(data["axis"] == "distractors") & (data["experiment"] == "ohem") & (data["x"] == 4)].iloc[0]
+    assert level["low"] < 0 < level["high"]
+    eql = data[data["experiment"] == "faster-eql"].set_index("x")[["gain", "low", "high"]]
+    assert eql.loc[[0, 2]].to_numpy().tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert eql.loc[3, "low"] < 0 < eql.loc[3, "high"]
+
+
+def test_every_run_of_the_sweep_is_short():
+    """Below 45 s, on the hardware that the records name."""
+    for condition in STUDY.conditions.values():
+        for name in condition.experiments:
+            for seed in STUDY.seeds:
+                path = ROOT / Layout.of(condition).at_seed(seed).training(name)
+                assert json.loads(path.read_text())["measured"]["seconds"] < 45, path

@@ -106,7 +106,7 @@ def answer(data: "DataFrame") -> str:
         f"{len(sure)} of {len(compared)} comparisons {'is' if len(sure) == 1 else 'are'} more than chance explains, "
         f"after Holm's correction for the methods compared on the same data{': ' if len(sure) else ''}"
         f"{'; '.join(named)}. Of {len(found)} changes of a gain along its property, {len(moved)} "
-        f"{'has an interval' if len(moved) == 1 else 'have intervals'} without zero, which are not corrected for being "
+        f"{'has an interval' if len(moved) == 1 else 'have intervals'} without zero, not corrected for being "
         f"{len(found)}{': ' if len(moved) else ''}{'; '.join(steps)}."
     )
 
