@@ -72,7 +72,8 @@ def test_a_published_difference_is_that_of_the_published_rows(claim):
 def row(**changes):
     """A difference of +2 (1 to 3) points over several seeds, of a claim that the first is better."""
     found = {"seeds": 3, "over": "seeds_and_images", "direction": "better", "margin": None}
-    found |= {"candidates": None, "baseline_candidates": None, "published": 1.0, "smallest_effect": 1.5}
+    found |= {"candidates": None, "baseline_candidates": None, "foreground": 7.0, "baseline_foreground": 7.0}
+    found |= {"published": 1.0, "smallest_effect": 1.5}
     return {**found, "difference": 2.0, "low": 1.0, "high": 3.0, "p_holm": 0.01, "p_is_bound": False, **changes}
 
 
@@ -107,6 +108,26 @@ def test_unequal_numbers_of_candidates_are_named_with_any_verdict(counts):
         found = row(p_holm=p, candidates=counts[0], baseline_candidates=counts[1])
         assert verdicts.judge(found)[1].endswith(words)
         assert "trained on" not in verdicts.judge({**found, "candidates": counts[1]})[1]
+
+
+def test_unequal_numbers_of_foreground_anchors_are_named_with_any_verdict():
+    for p in (0.01, 0.2):
+        more = verdicts.judge(row(p_holm=p, foreground=111.0))[1]
+        assert more.endswith("; 111.0 anchors of an image are its foreground, 7.0 the other's")
+        for same in (7.001, None, float("nan")):  # as records round, and where one of the two has two stages
+            assert "foreground" not in verdicts.judge(row(p_holm=p, foreground=same))[1]
+
+
+def test_numbers_of_foreground_anchors_are_those_that_the_assigners_make(several):
+    made, layout, record = several
+    data = verdicts.data(made, layout).set_index("experiment")
+    for name, shown in data.iterrows():
+        candidates = pd.read_csv(layout.candidates(name)).query("set == 'foreground'")
+        if "dense" in made.experiment(name).methods:
+            assert shown["foreground"] == pytest.approx(candidates["represents"].sum() / record["images"])
+        else:
+            assert pd.isna(shown["foreground"])
+    assert data["foreground"].notna().nunique() == 2, "of one stage and of two"
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,11 @@ def claims(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def inputs(study: Study, layout: Layout) -> list[Path]:
-    """The intervals, and records of training, which tell the detector; claims are checked before anything runs."""
+    """The intervals, and what tells two experiments' settings apart; claims are checked before anything runs."""
     claims(study)
     experiments = dict.fromkeys(name for pair in study.report.verdicts.values() for name in pair)
-    return [layout.intervals, *map(layout.training, experiments)]
+    one_stage = (name for name in experiments if "dense" in study.experiment(name).methods)
+    return [layout.intervals, *map(layout.training, experiments), *map(layout.candidates, one_stage)]
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
@@ -60,7 +61,8 @@ def data(study: Study, layout: Layout) -> "DataFrame":
 
     Columns: those of claims.csv (data and setting as claimed_data and claimed_setting); experiment, label, baseline,
     baseline_label, detector, candidates and baseline_candidates (how many of an image the head trains on, where that is
-    a fixed number), measured_data, images, seeds (how many), over, resamples; difference, low, high, p,
+    a fixed number), foreground and baseline_foreground (how many anchors of an image the assigner makes foreground, in
+    one stage; two sample them), measured_data, images, seeds (how many), over, resamples; difference, low, high, p,
     p_holm, p_is_bound (whether they may be smaller, but for the number of resamples), smallest_effect; verdict, reason.
     Holm's correction is for all claims of the study that say which of two is better.
     """
@@ -87,6 +89,8 @@ def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
             **{"baseline": baseline, "baseline_label": label[baseline]},
             **{"detector": f"{captions.DETECTORS[detector['name']]}, backbone {detector['backbone']}", **about},
             **{"candidates": _candidates(trained), "baseline_candidates": _candidates(other)},
+            **{"foreground": _foreground(layout, trained, experiment, record["images"])},
+            **{"baseline_foreground": _foreground(layout, other, baseline, record["images"])},
             **_difference(record, experiment, baseline, claim["metric"]),
         }
 
@@ -97,6 +101,14 @@ def _candidates(config: Mapping[str, Any]) -> int | None:
     method, head = config["methods"][stage], config["detector"].get(stage, {})
     count: int | None = method.get("per_image") or method.get("sampled") or head.get("sampled")
     return count
+
+
+def _foreground(layout: Layout, config: Mapping[str, Any], experiment: str, images: int) -> float | None:
+    """Mean number of foreground anchors of a validation image; None in two stages."""
+    if "dense" not in config["methods"]:
+        return None
+    candidates = records.read_csv(layout.candidates(experiment), ("set", "represents"))
+    return float(candidates.loc[candidates["set"] == "foreground", "represents"].sum()) / images
 
 
 def _difference(record: records.Record, experiment: str, baseline: str, metric: str) -> dict[str, Any]:
@@ -114,19 +126,26 @@ def judge(row: Mapping[str, Any]) -> tuple[str, str]:
     """The verdict on a claim, and why.
 
     Args:
-        row: seeds, over; candidates and baseline_candidates; direction (better, worse or equal); difference, low, high;
-            p_holm, p_is_bound, published and smallest_effect, of a claim that one is better; margin, of a claim that
-            two are equal. Differences are those of experiment minus baseline, in points.
+        row: seeds, over; candidates, foreground, and those of the baseline; direction (better, worse or equal);
+            difference, low, high; p_holm, p_is_bound, published and smallest_effect, of a claim that one is better;
+            margin, of a claim that two are equal. Differences are those of experiment minus baseline, in points.
     """
     verdict, reason = _judge(row)
     own, other = (_count(row[key]) for key in ("candidates", "baseline_candidates"))
     if own != other:
         reason += f"; trained on {own} candidates of an image, the other on {other}"
+    own, other = row["foreground"], row["baseline_foreground"]
+    if not (_missing(own) or _missing(other) or math.isclose(own, other, rel_tol=0.001)):  # CSV has five digits
+        reason += f"; {own:.1f} anchors of an image are its foreground, {other:.1f} the other's"
     return verdict, reason
 
 
+def _missing(number: float | None) -> bool:
+    return number is None or math.isnan(number)
+
+
 def _count(candidates: float | None) -> str:
-    return "all" if candidates is None or math.isnan(candidates) else f"{candidates:g}"
+    return "all" if _missing(candidates) else f"{candidates:g}"
 
 
 def _judge(row: Mapping[str, Any]) -> tuple[str, str]:
