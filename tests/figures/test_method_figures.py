@@ -338,14 +338,16 @@ def test_without_a_one_stage_detector_the_funnel_stands_alone(project, layout):
 
 
 def test_legends_lie_inside_their_pictures(drawn, layout):
-    """Also with long labels: they take the room that they need from the panels."""
+    """Also with wide labels and beside long numbers: they take the room that they need from the panels."""
     for name in ("loss_curves", "method_loss"):
         data = shown(drawn, layout, name)
-        data["label"] = data["label"].replace("CE", "cross entropy with a long name")
+        data["label"] = data["label"].replace("CE", "CROSS ENTROPY, LONG NAME")
+        if name == "loss_curves":
+            data["loss"] = 0.025 + 0.01 * data["loss"].rank(pct=True)
         with style.applied():
             picture = figure(name).draw(data)
             style.add_caption(picture, "caption", "badge")
-            picture.canvas.draw()
+            style.encode(picture, "png")
             legends = [legend for axes in picture.axes if (legend := axes.get_legend())]
             assert len(legends) == 2
             for legend in legends:

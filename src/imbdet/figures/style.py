@@ -22,6 +22,7 @@ COLOUR_OF = dict(zip(SETS, (COLOURS[2], COLOURS[1], COLOURS[5], COLOURS[4]), str
 MARKER_OF = {"foreground": "o", "background": "x"}
 GREY = "#555555"
 CAPTION_SIZE = 8.0  # points
+LEGEND_SIZE = 8.0  # points, of legends beside their panels
 _LINE_HEIGHT = 1.35 * CAPTION_SIZE / 72  # inches
 _CHARACTER = 0.57 * CAPTION_SIZE / 72  # inches, a little above the mean width of a character of the caption's font
 _SETTINGS: Any = {
@@ -115,15 +116,18 @@ def short(count: float) -> str:
 
 def beside_legend(columns: int, labels: "Iterable[str]") -> list[float]:
     """Ratios of the widths of ``columns`` panels and of a legend's on their right that has room for its labels."""
-    legend = 0.5 + 0.066 * max(map(len, labels))  # inches
-    panel = (WIDTH - legend) / columns - 0.5  # without its numbers
+    from matplotlib.textpath import TextPath
+
+    text = max(TextPath((0, 0), label, size=LEGEND_SIZE).get_extents().width for label in set(labels))
+    legend = 0.6 + text / 72  # inches, with the handles
+    panel = (WIDTH - legend) / columns - 0.75  # without its numbers, and its share of the name beside the first
     return [1.0] * columns + [legend / panel]
 
 
 def legend_in(empty: "Axes", drawn: "Axes", **options: Any) -> None:
     """Put the legend of one panel into another, which is left empty for it; ``options`` go to ``Axes.legend``."""
     empty.set_axis_off()
-    legend = empty.legend(*drawn.get_legend_handles_labels(), **{"fontsize": 8, **options})
+    legend = empty.legend(*drawn.get_legend_handles_labels(), **{"fontsize": LEGEND_SIZE, **options})
     legend.set_in_layout(False)  # it may reach over empty panels beside it
 
 
