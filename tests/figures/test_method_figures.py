@@ -337,11 +337,12 @@ def test_without_a_one_stage_detector_the_funnel_stands_alone(project, layout):
     assert figures.inputs(study, layout, "census") == [layout.census("faster_rcnn")]
 
 
-def test_legends_lie_inside_their_pictures(drawn, layout):
-    """Also with wide labels and beside long numbers: they take the room that they need from the panels."""
+@pytest.mark.parametrize("label", ["cross entropy with a long name", "CROSS ENTROPY, LONG NAME"])
+def test_legends_lie_inside_their_pictures(drawn, layout, label):
+    """Also with long or wide labels and beside long numbers: they take the room that they need from the panels."""
     for name in ("loss_curves", "method_loss"):
         data = shown(drawn, layout, name)
-        data["label"] = data["label"].replace("CE", "CROSS ENTROPY, LONG NAME")
+        data["label"] = data["label"].replace("CE", label)
         if name == "loss_curves":
             data["loss"] = 0.025 + 0.01 * data["loss"].rank(pct=True)
         with style.applied():

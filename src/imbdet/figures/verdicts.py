@@ -51,9 +51,18 @@ def claims(study: Study) -> dict[str, dict[str, Any]]:
 def inputs(study: Study, layout: Layout) -> list[Path]:
     """The intervals, and what tells two experiments' settings apart; claims are checked before anything runs."""
     claims(study)
-    experiments = dict.fromkeys(name for pair in study.report.verdicts.values() for name in pair)
-    one_stage = (name for name in experiments if "dense" in study.experiment(name).methods)
-    return [layout.intervals, *map(layout.training, experiments), *map(layout.candidates, one_stage)]
+    one_stage = map(layout.candidates, _one_stage(study))
+    return [layout.intervals, *map(layout.training, _compared(study)), *one_stage]
+
+
+def _compared(study: Study) -> list[str]:
+    """The experiments of all claims, once each."""
+    return list(dict.fromkeys(name for pair in study.report.verdicts.values() for name in pair))
+
+
+def _one_stage(study: Study) -> list[str]:
+    """Those of them whose foreground does not hang on proposals."""
+    return [name for name in _compared(study) if "dense" in study.experiment(name).methods]
 
 
 def data(study: Study, layout: Layout) -> "DataFrame":
@@ -78,6 +87,7 @@ def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
     label = {name: entry["label"] for name, entry in record["experiments"].items()}
     about = {"measured_data": record["data"], "images": record["images"], "seeds": len(record["seeds"])}
     about |= {key: record[key] for key in ("over", "resamples")}
+    foreground = {name: _foreground(layout, name) / record["images"] for name in _one_stage(study)}
     for key, claim in claims(study).items():
         claimed = {f"claimed_{name}" if name in ("data", "setting") else name: value for name, value in claim.items()}
         experiment, baseline = study.report.verdicts[key]
@@ -89,8 +99,7 @@ def _rows(study: Study, layout: Layout) -> Iterator[dict[str, Any]]:
             **{"baseline": baseline, "baseline_label": label[baseline]},
             **{"detector": f"{captions.DETECTORS[detector['name']]}, backbone {detector['backbone']}", **about},
             **{"candidates": _candidates(trained), "baseline_candidates": _candidates(other)},
-            **{"foreground": _foreground(layout, trained, experiment, record["images"])},
-            **{"baseline_foreground": _foreground(layout, other, baseline, record["images"])},
+            **{"foreground": foreground.get(experiment), "baseline_foreground": foreground.get(baseline)},
             **_difference(record, experiment, baseline, claim["metric"]),
         }
 
@@ -103,12 +112,10 @@ def _candidates(config: Mapping[str, Any]) -> int | None:
     return count
 
 
-def _foreground(layout: Layout, config: Mapping[str, Any], experiment: str, images: int) -> float | None:
-    """Mean number of foreground anchors of a validation image; None in two stages."""
-    if "dense" not in config["methods"]:
-        return None
+def _foreground(layout: Layout, experiment: str) -> float:
+    """Number of foreground anchors of all validation images."""
     candidates = records.read_csv(layout.candidates(experiment), ("set", "represents"))
-    return float(candidates.loc[candidates["set"] == "foreground", "represents"].sum()) / images
+    return float(candidates.loc[candidates["set"] == "foreground", "represents"].sum())
 
 
 def _difference(record: records.Record, experiment: str, baseline: str, metric: str) -> dict[str, Any]:
