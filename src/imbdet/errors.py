@@ -14,3 +14,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{hint}Known: {', '.join(known)}"
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Join the first names in sorted order, such as ``a, b and 3 more``; ``nothing`` for none."""
+    known = sorted(set(names))
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more if known else "nothing"

@@ -5,6 +5,7 @@ has Snakemake run just that rule. ``python -m imbdet.pipeline config/STUDY.yaml`
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import yaml
 
 from imbdet import figures
 from imbdet.config import Study, method_modules
+from imbdet.data.source_files import source_hashes, source_paths
 from imbdet.errors import UserError
 from imbdet.files import write_text
 from imbdet.layout import Layout
@@ -169,6 +171,8 @@ class Pipeline:
         self.study = load_study(path)
         _check_paths(path, self.study.data.folder)
         _check_addresses(path, self.study.data)
+        for data in (study.data for study in self.study.conditions.values()):
+            _check_source(path, data)
         self.layout = Layout.of(self.study)
         studies = {"": self.study, **self.study.conditions}
         self._values = {name: study.model_dump(mode="json") for name, study in studies.items()}
@@ -200,9 +204,19 @@ class Pipeline:
         return name if name in experiments else next(iter(experiments))
 
     def settings(self, rule: str, name: str = "", condition: str = "") -> str:
-        """The values at :meth:`keys` as canonical JSON, for Snakemake to compare; of a sweep those at a condition."""
-        values = {".".join(key): reduce(getitem, key, self._values[condition]) for key in self.keys(rule, name)}
+        """The values at :meth:`keys` as canonical JSON, for Snakemake to compare; of a sweep those at a condition.
+
+        Those of ``data`` hold a hash of the source's files: a new time stamp alone makes nothing stale.
+        """
+        keys = self.keys(rule, name)
+        values: dict[str, Any] = {".".join(key): reduce(getitem, key, self._values[condition]) for key in keys}
+        if rule == "data" and (hashes := self._source_hashes(condition)):
+            values["source"] = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
         return json.dumps(values, sort_keys=True)
+
+    def _source_hashes(self, condition: str) -> dict[str, str]:
+        study = self.study.conditions[condition]
+        return source_hashes(study.data, Layout.of(study))
 
     @property
     def patterns(self) -> Layout:
@@ -226,6 +240,10 @@ class Pipeline:
         condition = wildcards.get("condition")
         return [str(self.path), *(["--condition", condition] if condition else [])]
 
+    def source_of(self, wildcards: Any) -> list[Path]:
+        """The files and folders that a data job reads."""
+        return source_paths(self.study.conditions[wildcards.get("condition", "")].data)
+
     def all_detections(self, wildcards: Any) -> list[Path]:
         """The detections of all runs, in a sweep those of the job's condition."""
         return _all_detections(self.study.conditions[wildcards.get("condition", "")])
@@ -244,7 +262,9 @@ class Pipeline:
         """From data to the scores of every run, and how sure they are."""
         at = Layout.of(study)
         train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
-        yield Step("data", "", [], [train, val, manifest, at.validation, at.validation_table], condition)
+        yield Step(
+            "data", "", source_paths(study.data), [train, val, manifest, at.validation, at.validation_table], condition
+        )
         for name, seed in product(study.experiments, study.seeds):
             run, where = at.at_seed(seed), (condition, seed)
             outputs = [run.weights(name), run.training(name), run.loss_curve(name)]
@@ -320,6 +340,18 @@ def _check_paths(*paths: Path | str) -> None:
     for path in map(str, paths):
         if not re.fullmatch(r"[\w./][\w./-]*", path):
             raise UserError(f"path {path!r}: expected letters, digits and ._-/ only, and no - in front; rename it")
+
+
+def _check_source(path: Path, data: Data) -> None:
+    """Refuse a source whose path a tool would read as more than a path, and one that DVC is told to ignore."""
+    for source in source_paths(data):
+        if re.search(r"[{}$]", str(source)):
+            raise UserError(f"{path}: data.path {str(source)!r} has one of the characters {{}}$; rename it")
+        if source.resolve().parent.parent == Path("data").resolve():
+            raise UserError(
+                f"{path}: data.path has images in {source}, which .dvcignore hides from DVC: it would not see a change "
+                "there. Move the source, for example to data/sources/NAME"
+            )
 
 
 def _check_addresses(path: Path, data: Data) -> None:

@@ -25,7 +25,9 @@ def state(*folders: str) -> dict[str, tuple[int, int]]:
 
 
 def content(folder: str = ".") -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+    """Bytes of every file but the hidden ones, which hold time stamps."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def zipped(folder: Path, path: Path) -> Path:

@@ -72,7 +72,7 @@ def cut_annotations(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no annotations": (lambda f: (f / "annotations/instances_val.json").unlink(), r"instances_val.json"),
     "cut annotations": (cut_annotations, r"instances_val.json is not valid JSON"),
-    "no image": (lambda f: (f / "train/two.jpg").unlink(), r"image 5: data/train/two.jpg is missing"),
+    "no image": (lambda f: (f / "train/two.jpg").unlink(), r"image 5: (.*source|data)/train/two.jpg is missing"),
     "no image file": (
         lambda f: void((f / "val/five.png").write_bytes(b"junk")),
         r"image 2: data/val/five.png is no image file",
@@ -114,6 +114,81 @@ def test_a_damaged_source_is_named_and_can_be_mended(
     shutil.copytree(good, coco_folder)
     zipped(coco_folder, archive)
     assert run(make_study(coco_format(path)))["splits"]["val"]["images"] == 2
+
+
+@NAMED
+def test_a_folder_without_annotations_says_what_it_holds(make_study: MakeStudy, coco_folder: Path) -> None:
+    (coco_folder / "annotations/instances_val.json").rename(coco_folder / "annotations/val.json")
+    with refused(
+        r"data.path .*source has no annotations/instances_val.json; expected annotations/instances_train.json, "
+        r"annotations/instances_val.json, train/ and val/. It holds annotations/, train/, val/$"
+    ) as error:
+        run(make_study(coco_format(coco_folder)))
+    assert "python -m imbdet data" not in str(error.value)
+
+
+@NAMED
+def test_an_archive_with_a_folder_on_top_says_so(make_study: MakeStudy, coco_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(coco_folder, tmp_path / "packed" / "cats")
+    archive = zipped(tmp_path / "packed", tmp_path / "some.zip")
+    with refused(
+        r"archive .*some.zip has no annotations/instances_train.json; it has cats/annotations/instances_train.json: "
+        r"pack the content of cats/, not that folder itself"
+    ):
+        run(make_study(coco_format(archive)))
+
+
+@NAMED
+def test_an_archive_of_something_else_says_what_it_holds(make_study: MakeStudy, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        for name in ("images/1.jpg", "images/2.jpg", "labels/1.txt", "data.yaml"):
+            archive.writestr(name, b"x")
+    with refused(
+        r"some.zip has no annotations/instances_train.json; it holds data.yaml, images/, labels/; check that it is"
+    ):
+        run(make_study(coco_format(tmp_path / "some.zip")))
+
+
+def rename_image(folder: Path, name: str) -> None:
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = name
+    path.write_text(json.dumps(content))
+
+
+MISNAMED = {
+    "a backslash": ("a\\two.jpg", r"a\\two.jpg is missing; its file_name has a backslash, expected / between folders"),
+    "the folder twice": (
+        "train/two.jpg",
+        r"train/train/two.jpg is missing; its file_name may repeat the folder train/, expected a path inside of it",
+    ),
+}
+
+
+@NAMED
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+@pytest.mark.parametrize("case", MISNAMED)
+def test_a_file_name_with_a_likely_mistake_is_told(
+    make_study: MakeStudy, coco_folder: Path, tmp_path: Path, case: str, kind: str
+) -> None:
+    name, message = MISNAMED[case]
+    rename_image(coco_folder, name)
+    path = coco_folder if kind == "folder" else zipped(coco_folder, tmp_path / "some.zip")
+    with refused(rf"image 5: .*{message}; mend it, or set data.validation.missing to drop") as error:
+        run(make_study(coco_format(path)))
+    assert (str(coco_folder / "train") in str(error.value).partition("image 5")[2]) == (kind == "folder")
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_a_colon_may_stand_in_a_file_name(make_study: MakeStudy, coco_folder: Path, tmp_path: Path, kind: str) -> None:
+    """As in frames that are named by the time; nor does such a name among other files spoil an archive."""
+    name = "frame 12:30:05.jpg"
+    rename_image(coco_folder, name)
+    (coco_folder / "train" / "two.jpg").rename(coco_folder / "train" / name)
+    (coco_folder / "12:31 notes.txt").touch()
+    path = coco_folder if kind == "folder" else zipped(coco_folder, tmp_path / "some.zip")
+    assert run(make_study(coco_format(path)))["splits"]["train"]["images"] == 3
+    assert Path("data/train", name).is_file()
 
 
 @NAMED

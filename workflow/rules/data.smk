@@ -3,6 +3,8 @@
 
 rule data:
     input:
+        # Settings compare its content, so that a new time stamp alone makes nothing stale.
+        source=ancient(pipeline.source_of),
         code=pipeline.code("data"),
     output:
         train=at.annotations("train"),

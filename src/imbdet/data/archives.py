@@ -6,6 +6,7 @@ out, links, devices, encrypted and repeated files are refused, and sizes that no
 
 import lzma
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -14,16 +15,18 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
-from imbdet.errors import UserError
+from imbdet.errors import UserError, listed
 
 # JSON shrinks to a tenth or twentieth, photographs not at all; what is small may shrink as far as it can.
 LARGEST_RATIO = 200
 HARMLESS = 16 << 20  # bytes
+DRIVE = re.compile(r"[A-Za-z]:")  # of Windows; other colons are part of a name, as in 12:30.png
 _CORRUPT = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
@@ -50,25 +53,35 @@ def require_space(folder: Path, size: int, purpose: str) -> None:
 def leads_out(name: str) -> bool:
     """Whether a path of an archive or annotation file would leave the folder that it is put into."""
     parts = name.replace("\\", "/").split("/")
-    return not parts[0] or ".." in parts or ":" in parts[0]
+    return not parts[0] or ".." in parts or DRIVE.match(parts[0]) is not None
 
 
 def read_member(path: Path, name: str) -> bytes:
     """Return a file of an archive. Raises :class:`UserError` where either is absent or the archive is not sound."""
     with _members(path) as members:
-        member = _chosen(path, members, {name}).get(name)
+        chosen_from, listing = tee(members)
+        member = _chosen(path, chosen_from, {name}).get(name)
         if member is None:
-            raise UserError(f"archive {path} has no {name}; check that it is the right one")
+            raise UserError(f"archive {path} has no {name}; {_instead(name, [entry.name for entry in listing])}")
         with member.open() as file:
             return file.read()
+
+
+def _instead(name: str, names: list[str]) -> str:
+    """Say what an archive holds in place of a file, for people."""
+    for found in names:
+        if found.endswith(f"/{name}"):
+            return f"it has {found}: pack the content of {found.removesuffix(name)}, not that folder itself"
+    top = (first + slash for first, slash, _ in (known.partition("/") for known in names))
+    return f"it holds {listed(top)}; check that it is the right one"
 
 
 def unpack(path: Path, targets: Mapping[str, Path]) -> None:
     """Write the files named in ``targets`` (name in the archive -> path), each whole or not at all.
 
-    A target that is there with the right size is left alone, so that an interrupted run goes on where it stopped; one
-    that the archive lacks is not written. Raises :class:`UserError` for an archive that is missing or corrupt or that
-    has a file that must not be unpacked, and for a disk that is too small for what the archive says, or full.
+    A target with the content that the archive has is left alone, and one that the archive lacks is removed. Raises
+    :class:`UserError` for an archive that is missing or corrupt or that has a file that must not be unpacked, and for a
+    disk that is too small for what the archive says, or full.
     """
     folders = {target.parent for target in targets.values()}
     for target in targets.values():
@@ -76,18 +89,32 @@ def unpack(path: Path, targets: Mapping[str, Path]) -> None:
             raise UserError(f"archive {path}: {target} would be a file and a folder; each name must be one of them")
     with _members(path) as members:
         found = _chosen(path, members, targets)
-        there = {
-            name for name, m in found.items() if targets[name].is_file() and targets[name].stat().st_size == m.size
-        }
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         if folders:
-            missing = sum(member.size for name, member in found.items() if name not in there)
+            missing = sum(member.size for name, member in found.items() if not _has_size(targets[name], member.size))
             require_space(min(folders), missing, f"unpacking {path}")
-        for name in tqdm(found, path.name, unit="file", disable=None):
-            if name not in there:
-                with found[name].open() as source:
+        for name in targets.keys() - found.keys():
+            targets[name].unlink(missing_ok=True)
+        for name, member in tqdm(found.items(), path.name, unit="file", disable=None):
+            if not _is_unpacked(member, targets[name]):
+                with member.open() as source:
                     _write(source, targets[name])
+
+
+def _has_size(target: Path, size: int) -> bool:
+    return target.is_file() and target.stat().st_size == size
+
+
+def _is_unpacked(member: Member, target: Path) -> bool:
+    """Whether a file has the content of an archive's member: sizes and dates are equal after some corrections too."""
+    if not _has_size(target, member.size):
+        return False
+    with member.open() as ours, target.open("rb") as theirs:
+        while block := ours.read(1 << 20):
+            if theirs.read(len(block)) != block:
+                return False
+    return True
 
 
 @contextmanager

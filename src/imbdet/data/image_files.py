@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,10 +60,25 @@ def look(path: Path, size: tuple[int, int], max_pixels: int) -> Seen:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return Seen("", 0, {"missing": f"{path} is missing"})
+        return Seen("", 0, {"missing": f"{_place(path)} is missing{_hint(path)}"})
     except OSError as error:
         return Seen("", 0, {"unreadable": f"{path} cannot be read ({error.strerror})"})
     return Seen(hashlib.sha256(content).hexdigest(), len(content), _defects(content, path, size, max_pixels))
+
+
+def _place(path: Path) -> Path:
+    """The path that a link in the data folder points to: what a person has to look at."""
+    return path.readlink() if path.is_symlink() else path
+
+
+def _hint(path: Path) -> str:
+    """Name the likely mistake in the file name of a missing image, if there is one."""
+    parts = path.parts
+    if "\\" in path.name:
+        return "; its file_name has a backslash, expected / between folders"
+    for folder in (first for first, second in pairwise(parts) if first == second):
+        return f"; its file_name may repeat the folder {folder}/, expected a path inside of it"
+    return ""
 
 
 def _defects(content: bytes, path: Path, size: tuple[int, int], max_pixels: int) -> dict[str, str]:

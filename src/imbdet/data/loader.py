@@ -71,8 +71,8 @@ def collate(samples: list[Sample], stride: int, seed: int | None = None) -> Batc
 class Split:
     """The prepared images of one split, resized as a detector asks.
 
-    With ``crowd: drop`` no region to ignore is handed on. Raises :class:`UserError` for an image that is missing or
-    corrupt by now; :mod:`imbdet.data.validate` has checked all of them when the data were prepared.
+    With ``crowd: drop`` no region to ignore is handed on. Raises :class:`UserError` for an image that is missing,
+    corrupt or of another size by now; :mod:`imbdet.data.validate` has checked all of them when the data were prepared.
     """
 
     def __init__(self, detector: Detector, layout: Layout, name: str) -> None:
@@ -88,13 +88,25 @@ class Split:
     def sample(self, index: int, mirrored: bool) -> Sample:
         """Load the image at position ``index`` (ascending image id), mirrored left to right or not."""
         outline = self.outline(index)
-        pixels = decode(self.folder / self.annotations.file_names[index])
+        pixels = self._pixels(index)
         image = resize(pixels, *outline.image.shape[1:])
         if not mirrored:
             return replace(outline, image=image)
         image, boxes = flip(image, torch.cat([outline.boxes, outline.ignore]))
         count = len(outline.boxes)
         return replace(outline, image=image, boxes=boxes[:count], ignore=boxes[count:])
+
+    def _pixels(self, index: int) -> Tensor:
+        """Decode an image, [3, H, W] uint8 of the size that its annotations have."""
+        path, size = self.folder / self.annotations.file_names[index], self.annotations.sizes[index].tolist()
+        pixels = decode(path)
+        if list(pixels.shape[1:]) != size:
+            raise UserError(
+                f"image {path} has {pixels.shape[1]} x {pixels.shape[2]} pixels (height x width), but its annotations "
+                f"say {size[0]} x {size[1]}: it has changed since the data were prepared; run `python -m imbdet data` "
+                "with the study's config"
+            )
+        return pixels
 
     def outline(self, index: int) -> Sample:
         """Everything about an image but its pixels."""

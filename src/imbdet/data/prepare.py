@@ -1,12 +1,12 @@
 """Make or fetch a study's data set, once: images, validated annotations, and the manifest that stands for them.
 
-A stamp in the data folder (``prepared.json``) says for which settings the folder was made and what was found in it. It
-is what makes a second run cheap, and it keeps the images when the annotations alone, which a workflow may delete, have
-to be made again.
+A stamp in the data folder (``prepared.json``) says for which settings and source files the folder was made, and holds
+the hash of every image. It makes a second run cheap, and it keeps the images when the annotations alone, which a
+workflow may delete, have to be made again.
 """
 
-import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from imbdet.config import Study
 from imbdet.data import polygons, shapes, sources
 from imbdet.data.coco import Annotations, read_annotations, read_json
 from imbdet.data.report import as_table
+from imbdet.data.source_files import archive_hashes, image_hashes, source_hashes
 from imbdet.data.validate import validate
 from imbdet.errors import UserError
 from imbdet.files import sha256, write_json, write_text
 from imbdet.layout import SPLITS, Layout
-from imbdet.settings import Data
+from imbdet.settings import CocoFormatData, Data, DownloadedData
 
 Record = dict[str, Any]
 
@@ -33,13 +34,15 @@ def prepare(study: Study, layout: Layout) -> None:
     printed. Raises :class:`UserError` where a source is missing or corrupt, where the data have a defect that the
     study's policy refuses, where the training split has no box, and where the data folder belongs to something else.
     """
-    stamp, settings = _read_stamp(layout), _settings(study.data)
-    known = stamp if stamp and stamp["settings"] == settings and _images_are_there(stamp, layout) else None
-    if known is None or not _is_judged(known, study.data) or not _annotations_are_there(known, layout):
+    data = study.data
+    _refuse_source(data, layout)
+    stamp, settings, source = _read_stamp(layout), _settings(data), source_hashes(data, layout)
+    known = stamp if stamp and stamp["settings"] == settings and _still_holds(stamp, data, source, layout) else None
+    if known is None or not _is_judged(known, data) or not _annotations_are_there(known, layout):
         if known is None:
             _claim(settings, stamp, layout)
             write_json(_stamp(layout), {"settings": settings})
-        known = _make(study.data, layout, settings, known)
+        known = _make(data, layout, settings, source, known)
         write_json(_stamp(layout), known)
     for path, record in ((layout.manifest, known["manifest"]), (layout.validation, known["validation"])):
         if not path.is_file() or read_json(path) != record:
@@ -48,6 +51,18 @@ def prepare(study: Study, layout: Layout) -> None:
     if not layout.validation_table.is_file() or layout.validation_table.read_text(encoding="utf-8") != table:
         write_text(layout.validation_table, table)
     print(table, flush=True)
+
+
+def _refuse_source(data: Data, layout: Layout) -> None:
+    """Refuse a data folder that is the source itself or one of its image folders: a source is only read."""
+    if not isinstance(data, CocoFormatData):
+        return
+    folder, path = Path(data.folder).resolve(), Path(data.path).resolve()
+    if folder in (path, *(path / split for split in SPLITS)):
+        raise UserError(
+            f"data.folder {data.folder} is data.path {data.path} or a folder of its images; the prepared data need a "
+            "folder of their own, such as data/NAME, and the source stays as it is"
+        )
 
 
 def _settings(data: Data) -> Record:
@@ -81,15 +96,18 @@ def _claim(settings: Record, stamp: Record | None, layout: Layout) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _extent(folder: Path) -> list[int]:
-    """How many files a folder has and their size in bytes, which tells a loss or cut (hashing COCO takes minutes)."""
-    paths = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
-    sizes = [path.stat().st_size for path in paths if path.is_file() and not path.name.startswith(".")]
-    return [len(sizes), sum(sizes)]
+def _still_holds(stamp: Record, data: Data, source: dict[str, str], layout: Layout) -> bool:
+    """Whether the source and the images are those of the stamp. Archives may be gone once all is prepared."""
+    if "files" not in stamp or image_hashes(layout) != stamp["files"]:
+        return False
+    archives = stamp["manifest"]["archives"]
+    if isinstance(data, DownloadedData):
+        return _agree(archive_hashes(archives, layout), archives) and _agree(data.checksums, archives)
+    return source == stamp["source"] or (not source and bool(archives))
 
 
-def _images_are_there(stamp: Record, layout: Layout) -> bool:
-    return "extents" in stamp and all(_extent(layout.images(split)) == stamp["extents"][split] for split in SPLITS)
+def _agree(hashes: Mapping[str, str], known: Mapping[str, str]) -> bool:
+    return all(known.get(name, value) == value for name, value in hashes.items())
 
 
 def _annotations_are_there(known: Record, layout: Layout) -> bool:
@@ -102,7 +120,7 @@ def _is_judged(known: Record, data: Data) -> bool:
     return bool(known["validation"]["policy"] == data.validation.model_dump(mode="json"))
 
 
-def _make(data: Data, layout: Layout, settings: Record, known: Record | None) -> Record:
+def _make(data: Data, layout: Layout, settings: Record, source: dict[str, str], known: Record | None) -> Record:
     """Make the data set, but for the images where they are ``known``; returns the content of the stamp."""
     archives = sources.make(data, layout, with_images=known is None)
     if known is not None:
@@ -111,10 +129,11 @@ def _make(data: Data, layout: Layout, settings: Record, known: Record | None) ->
     validation, images = validate(layout, data.validation, before)
     return {
         "settings": settings,
+        "source": source,
         "manifest": _manifest(data, layout, archives, images),
         "validation": validation,
         "images": images,
-        "extents": {split: _extent(layout.images(split)) for split in SPLITS},
+        "files": image_hashes(layout),
     }
 
 

@@ -1,8 +1,7 @@
 """Where a study's data come from: generated shapes, COCO 2017 and LVIS as published, an archive or folder.
 
-Each source writes the same thing: ``annotations/instances_{train,val}.json`` and, if asked, the images of ``train/``
-and ``val/``; of the images that the annotations name those that there are. It returns the SHA-256 of each archive that
-it read.
+Each source writes ``annotations/instances_{train,val}.json`` and, if asked, the images of ``train/`` and ``val/`` that
+the annotations name and the source has. It returns the SHA-256 of each archive that it read.
 """
 
 from pathlib import Path
@@ -12,11 +11,14 @@ from tqdm import tqdm
 
 from imbdet.data import published, shapes
 from imbdet.data.archives import read_member, unpack
-from imbdet.data.coco import parse_json, read_json, write_annotations
-from imbdet.errors import UserError
+from imbdet.data.coco import parse_json, write_annotations
+from imbdet.data.source_files import annotation_file
+from imbdet.errors import UserError, listed
 from imbdet.files import sha256
 from imbdet.layout import SPLITS, Layout
 from imbdet.settings import CocoFormatData, Data, DownloadedData, ShapesData
+
+COCO_LAYOUT = "annotations/instances_train.json, annotations/instances_val.json, train/ and val/"
 
 
 def make(data: Data, layout: Layout, with_images: bool) -> dict[str, str]:
@@ -51,11 +53,11 @@ def _make_archive(data: CocoFormatData, layout: Layout, with_images: bool) -> di
     if data.sha256 not in (None, found):
         raise UserError(f"archive {archive} has sha256 {found}, but data.sha256 says {data.sha256}")
     for split in SPLITS:
-        where = archive / "annotations" / f"instances_{split}.json"
-        content = parse_json(read_member(archive, f"annotations/{where.name}"), where)
-        annotations = write_annotations(layout.annotations(split), content, where)
+        name = annotation_file(split)
+        content = parse_json(read_member(archive, name.as_posix()), archive / name)
+        annotations = write_annotations(layout.annotations(split), content, archive / name)
         if with_images:
-            unpack(archive, {f"{split}/{name}": layout.images(split) / name for name in annotations.file_names})
+            unpack(archive, {f"{split}/{image}": layout.images(split) / image for image in annotations.file_names})
     return {archive.name: found}
 
 
@@ -65,12 +67,16 @@ def _make_folder(data: CocoFormatData, layout: Layout, with_images: bool) -> dic
     if data.sha256 is not None:
         raise UserError(f"data.sha256 is for archives, but data.path {folder} is a folder; remove the key")
     for split in SPLITS:
-        source = folder / "annotations" / f"instances_{split}.json"
-        annotations = write_annotations(layout.annotations(split), read_json(source), source)
+        source = folder / annotation_file(split)
+        if not source.is_file():
+            raise UserError(
+                f"data.path {folder} has no {annotation_file(split)}; expected {COCO_LAYOUT}. "
+                f"It holds {listed(f'{path.name}/' if path.is_dir() else path.name for path in folder.iterdir())}"
+            )
+        annotations = write_annotations(layout.annotations(split), parse_json(source.read_bytes(), source), source)
         for name in annotations.file_names if with_images else ():
-            link, image = layout.images(split) / name, (folder / split / name).resolve()
+            link = layout.images(split) / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
-            if image.is_file():
-                link.symlink_to(image)
+            link.symlink_to((folder / split / name).resolve())  # a missing image is reported by its own path
     return {}

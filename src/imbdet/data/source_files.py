@@ -1,0 +1,102 @@
+"""The files that a study reads its data from, and their hashes: both pipeline tools compare these."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imbdet.errors import UserError
+from imbdet.files import sha256, write_json
+from imbdet.layout import SPLITS, Layout
+from imbdet.settings import CocoFormatData, Data
+
+SOURCE_CACHE = ".source-hashes.json"
+ARCHIVE_CACHE = ".archive-hashes.json"
+IMAGE_CACHE = ".image-hashes.json"
+
+
+def annotation_file(split: str) -> Path:
+    """Return where a source in COCO's format keeps the annotations of a split."""
+    return Path("annotations") / f"instances_{split}.json"
+
+
+def source_paths(data: Data) -> list[Path]:
+    """List the files and folders that the data are read from; none for generated or downloaded data.
+
+    Returns:
+        The archive, or the annotation files and image folders of both splits.
+    """
+    if not isinstance(data, CocoFormatData):
+        return []
+    root = Path(data.path)
+    if not root.is_dir():
+        return [root]
+    return [*(root / annotation_file(split) for split in SPLITS), *(root / split for split in SPLITS)]
+
+
+def source_hashes(data: Data, layout: Layout) -> dict[str, str]:
+    """Hash the files that the data are read from, as far as they exist.
+
+    Returns:
+        SHA-256 by path relative to ``data.path``; an archive has its own name.
+    """
+    files: dict[str, Path] = {}
+    for path in source_paths(data):
+        files |= files_below(path) if path.is_dir() else {path.name: path}
+    return cached_hashes(files, Path(layout.data_folder) / SOURCE_CACHE)
+
+
+def archive_hashes(names: Mapping[str, str], layout: Layout) -> dict[str, str]:
+    """Hash those downloaded archives of these names that are still there: SHA-256 by name."""
+    folder = Path(layout.data_folder) / "archives"
+    return cached_hashes({name: folder / name for name in names}, Path(layout.data_folder) / ARCHIVE_CACHE)
+
+
+def image_hashes(layout: Layout) -> dict[str, str]:
+    """Hash the prepared images of both splits: SHA-256 by path relative to the data folder."""
+    files: dict[str, Path] = {}
+    for split in SPLITS:
+        files |= files_below(layout.images(split))
+    return cached_hashes(files, Path(layout.data_folder) / IMAGE_CACHE)
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """List the files of a folder tree, hidden ones left out, by path relative to the folder's parent."""
+    found = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    return {path.relative_to(folder.parent).as_posix(): path for path in found}
+
+
+def cached_hashes(files: Mapping[str, Path], cache: Path) -> dict[str, str]:
+    """Hash files, reading only those whose size or times changed since the last call with this cache.
+
+    Args:
+        files: paths by name; one that does not exist is left out.
+        cache: JSON file of size in bytes, times of modification and status change in ns, and SHA-256 by name.
+
+    Returns:
+        SHA-256 by name.
+    """
+    known, now = _read(cache), dict[str, list[Any]]()
+    for name, path in files.items():
+        try:
+            status = path.stat()
+            # Unpacking or copying may keep the modification time.
+            state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            before = known.get(name, [])
+            now[name] = before if before[:3] == state else [*state, sha256(path)]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); make it readable") from None
+    if now != known:
+        write_json(cache, now)
+    return {name: state[-1] for name, state in now.items()}
+
+
+def _read(cache: Path) -> dict[str, list[Any]]:
+    try:
+        content: dict[str, list[Any]] = json.loads(cache.read_bytes())
+    except (FileNotFoundError, ValueError):  # a cache that is gone or damaged costs time alone
+        return {}
+    return content
