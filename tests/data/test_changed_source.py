@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,19 @@ def test_an_image_of_another_size_by_now_is_never_trained_on(
             if split == "train"
             else EvaluationBatches(study, layout, "ce", "val")
         )
+
+
+@pytest.mark.promise("A source that changed after the preparation is read again", "law")
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_prepared_annotations_that_were_edited_are_never_used(make_study: MakeStudy, folder: Path, split: str) -> None:
+    study = make_study(coco_format(folder))
+    run(study)
+    edit(Path("data"), split, lambda content: content["annotations"][0].update(bbox=[0, 0, 5, 5]))
+    batches = TrainingBatches if split == "train" else partial(EvaluationBatches, split="val")
+    with refused(
+        rf"data/annotations/instances_{split}.json has changed since results/test/data.json was written; change the "
+        r"source instead, then run `python -m imbdet data`"
+    ):
+        batches(study, Layout.of(study), "ce")
+    run(study)
+    batches(study, Layout.of(study), "ce")

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from imbdet.config import Study
 from imbdet.data.batch import Batch
-from imbdet.data.coco import Annotations, Categories, read_annotations
+from imbdet.data.coco import Categories
+from imbdet.data.facts import read_prepared
 from imbdet.data.table import Ints
 from imbdet.data.transforms import decode, fitted_size, flip, resize
 from imbdet.errors import UserError
@@ -76,7 +77,7 @@ class Split:
     """
 
     def __init__(self, detector: Detector, layout: Layout, name: str) -> None:
-        self.annotations: Annotations = read_annotations(layout.annotations(name))
+        self.annotations = read_prepared(layout, name)
         self.folder = layout.images(name)
         self.sides = (detector.short_side, detector.long_side)
         self.keep_crowds = detector.crowd == "ignore"
