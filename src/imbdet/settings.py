@@ -48,6 +48,9 @@ class Validation(Section):
     other_size: Annotated[Refused, Field(description="image of another size than its annotation says")] = "error"
     one_pixel: Annotated[Counted, Field(description="image with a side of one pixel")] = "error"
     huge: Annotated[Refused, Field(description="image of more than max_pixels, never decoded")] = "error"
+    other_mode: Annotated[
+        Refused, Field(description="image of pixels that are not read, such as floats, signed or 32-bit integers")
+    ] = "error"
     rotated: Annotated[
         Counted, Field(description="image with an EXIF orientation, which is not applied: boxes are of stored pixels")
     ] = "ignore"
@@ -55,6 +58,9 @@ class Validation(Section):
     cmyk: Annotated[Counted, Field(description="CMYK image, read as RGB")] = "ignore"
     sixteen_bit: Annotated[Counted, Field(description="image of 16 bits a channel, read as 8")] = "ignore"
     alpha: Annotated[Counted, Field(description="image with transparency, which is not read")] = "ignore"
+    several_frames: Annotated[
+        Counted, Field(description="image of several frames or pages, of which the first is read")
+    ] = "ignore"
     empty_images: Annotated[Counted, Field(description="image to which no annotation is left")] = "ignore"
     duplicate_annotation_ids: Annotated[
         Refused, Field(description="annotation with the id of an earlier one, which stays")

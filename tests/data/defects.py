@@ -31,6 +31,12 @@ def sixteen_bits(height=HEIGHT, width=WIDTH):
     return file.getvalue()
 
 
+def floats(height=HEIGHT, width=WIDTH):
+    file = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)).save(file, "TIFF")
+    return file.getvalue()
+
+
 def orientation(value):
     exif = Image.Exif()
     exif[0x0112] = value
@@ -138,11 +144,13 @@ OF_IMAGES = {
     "other_size": _file(lambda content: noise(HEIGHT, WIDTH + 1)),
     "one_pixel": _size(1, 1),
     "huge": _size(30, 40),
+    "other_mode": _file(lambda content: floats()),
     "rotated": _file(lambda content: noise(exif=orientation(6))),
     "grey": _file(lambda content: noise(mode="L")),
     "cmyk": _file(lambda content: noise(mode="CMYK", kind="JPEG")),
     "sixteen_bit": _file(lambda content: sixteen_bits()),
     "alpha": _file(lambda content: noise(mode="RGBA")),
+    "several_frames": _file(lambda content: noise(save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))])),
     "empty_images": _remove_annotations,
 }
 OF_ANNOTATIONS = {

@@ -13,21 +13,13 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from imbdet.data import pixels
+
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 DEFECTS = (
     *("missing", "unreadable", "truncated", "other_size", "one_pixel", "huge"),
-    *("rotated", "grey", "cmyk", "sixteen_bit", "alpha"),
+    *("other_mode", "rotated", "grey", "cmyk", "sixteen_bit", "alpha", "several_frames"),
 )
-_OF_MODE = {
-    "1": ("grey",),
-    "L": ("grey",),
-    "LA": ("grey", "alpha"),
-    "La": ("grey", "alpha"),
-    "RGBA": ("alpha",),
-    "RGBa": ("alpha",),
-    "PA": ("alpha",),
-    "CMYK": ("cmyk",),
-}
 
 
 class Seen(NamedTuple):
@@ -98,21 +90,20 @@ def _defects(content: bytes, path: Path, size: tuple[int, int], max_pixels: int)
         try:
             image.load()
             orientation = image.getexif().get(ORIENTATION, 1)
+            several = getattr(image, "is_animated", False)
         except Exception as error:
             found["truncated"] = f"{path} cannot be decoded ({error})"
             return found
         if orientation != 1:
             found["rotated"] = f"{path} has EXIF orientation {orientation}"
+        if several:
+            found["several_frames"] = f"{path} has several frames or pages"
     return found
 
 
 def _of_header(image: Image.Image, path: Path, size: tuple[int, int]) -> dict[str, str]:
     """What can be told before any pixel is decoded."""
-    found = dict.fromkeys(_OF_MODE.get(image.mode, ()), f"{path} has mode {image.mode}")
-    if "transparency" in image.info:
-        found["alpha"] = f"{path} has transparent pixels"
-    if image.mode.startswith("I") or _raw_mode(image).endswith((";16B", ";16L")):
-        found["sixteen_bit"] = f"{path} has 16 bits a channel"
+    found = {name: f"{path} {clause}" for name, clause in pixels.unusual(image).items()}
     if 1 in image.size:
         found["one_pixel"] = f"{path} has {image.height} x {image.width} pixels (height x width)"
     if (image.height, image.width) != tuple(size):
@@ -121,10 +112,3 @@ def _of_header(image: Image.Image, path: Path, size: tuple[int, int]) -> dict[st
             f"but its annotation file says {size[0]} x {size[1]}"
         )
     return found
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the file stores pixels: Pillow reads colours of 16 bits as RGB of 8 without another word."""
-    tiles = getattr(image, "tile", [])
-    arguments = tiles[0][3] if tiles else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)

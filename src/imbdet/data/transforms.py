@@ -2,28 +2,24 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from imbdet.data.pixels import as_rgb
 from imbdet.errors import UserError
 
 
 def decode(path: Path) -> Tensor:
-    """Read an image of any mode as RGB, [3, H, W] uint8.
+    """Read an image of any mode that the validation lets through as RGB, [3, H, W] uint8.
 
     Orientation tags are not applied: COCO's boxes refer to the pixels as stored. Raises :class:`UserError` for a file
-    that is missing or cannot be decoded.
+    that is missing or cannot be decoded, and for pixels of another mode (:mod:`imbdet.data.pixels`).
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
-                grey = (np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8)
-                pixels = np.repeat(grey[..., None], 3, axis=2)
-            else:
-                pixels = np.array(image.convert("RGB"))
+            pixels = as_rgb(image)
     except FileNotFoundError:
         raise UserError(f"image {path} is missing; run `python -m imbdet data` with the study's config") from None
     except Exception as error:  # Pillow's formats raise almost anything where a file is damaged
