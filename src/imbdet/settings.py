@@ -31,9 +31,9 @@ class Validation(Section):
     """What becomes of each defect that the validation of a data set finds (:mod:`imbdet.data.validate`).
 
     ``error`` refuses the data set and names what it found; ``drop`` leaves an annotation out, or an image with all of
-    its annotations; ``clip`` cuts a box at the border of its image; ``ignore`` counts and changes nothing. By default
-    what makes data ambiguous or wrong is an error, and what COCO itself has goes through. The descriptions are those of
-    the reports, in the order of their tables.
+    its annotations; ``clip`` cuts a box at the border of its image; ``crowd`` makes an annotation a region to ignore;
+    ``ignore`` counts and changes nothing. By default what makes data ambiguous or wrong is an error, and what COCO
+    itself has goes through. The descriptions are those of the reports, in the order of their tables.
     """
 
     category_gaps: Annotated[
@@ -80,6 +80,10 @@ class Validation(Section):
         Counted, Field(description="annotation with the image, category and box of an earlier one, which stays")
     ] = "ignore"
     crowds: Annotated[Counted, Field(description="annotation of a crowd, a region to ignore")] = "ignore"
+    marked: Annotated[
+        Literal["crowd", "drop", "error"],
+        Field(description="annotation with a mark to leave it out, such as ignore 1 or difficult 1"),
+    ] = "error"
     rounding: Annotated[float, Field(ge=0, description="pixels")] = 1.0
     max_pixels: Annotated[
         int, Field(ge=1, le=89_478_485, description="height times width; the bound is Pillow's own")

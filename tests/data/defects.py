@@ -166,6 +166,7 @@ OF_ANNOTATIONS = {
     "rounded_out": _box(lambda w, h: [-0.5, 0, w, h]),
     "duplicate_boxes": _repeat_box,
     "crowds": lambda data, record: data.add(record, iscrowd=1),
+    "marked": lambda data, record: data.add(record, ignore=1),
 }
 MAKERS = {**OF_IMAGES, **OF_ANNOTATIONS, "category_gaps": _skip_category_ids}
 assert sorted(MAKERS) == sorted(DEFECTS)

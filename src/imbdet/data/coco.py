@@ -117,14 +117,16 @@ def write_annotations(path: Path, content: Any, source: Path) -> Table:
     """
     table = read_table(content, source)
     table = replace(table, content=reduced(content))  # the masks, most of the file, may leave the memory
-    write_text(_collected(path), as_text(table.content | {"source": str(source)}))
+    marks = [[row, *mark] for row, mark in table.marks.items()]
+    write_text(_collected(path), as_text(table.content | {"source": str(source), "marks": marks}))
     return table
 
 
 def read_collected(path: Path) -> Table:
     """Read what :func:`write_annotations` put beside ``path``; messages name its source."""
     content = read_json(_collected(path))
-    return read_table(content, Path(content.pop("source")))
+    source, marks = Path(content.pop("source")), content.pop("marks")
+    return replace(read_table(content, source), marks={row: (key, value) for row, key, value in marks})
 
 
 def admit_annotations(path: Path, content: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ def _of_image_ids(table: Table) -> Findings:
 
 
 def _of_annotations(table: Table) -> Findings:
-    """Ids, references and crowds."""
+    """Ids, references, crowds and marks."""
     ids, images, categories = table.ids, table.images, table.categories
     return {
         "duplicate_annotation_ids": _finding(
@@ -77,7 +77,16 @@ def _of_annotations(table: Table) -> Findings:
             lambda i: f"annotation {ids[i]} names category {categories[i]}, which the file does not list",
         ),
         "crowds": _finding(table, table.crowd, lambda i: f"annotation {ids[i]} of image {images[i]} is a crowd"),
+        "marked": _finding(table, np.isin(np.arange(len(ids)), list(table.marks)), lambda i: _describe_mark(table, i)),
     }
+
+
+def _describe_mark(table: Table, row: int) -> str:
+    key, value = table.marks[row]
+    return (
+        f"annotation {table.ids[row]} of image {table.images[row]} has {key} {value!r}, "
+        "by which other programs leave it out"
+    )
 
 
 def _of_boxes(table: Table, rounding: float) -> Findings:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imbdet.data.archives import leads_out
+from imbdet.data.marks import find_marks
 from imbdet.data.schema import looks_like
 from imbdet.errors import UserError
 
@@ -26,7 +27,8 @@ class Table:
     content: the file. image_ids: [I] int64. file_names: I paths inside the split's folder. sizes: [I, 2] int64, height
     and width, pixels. category_ids: [K] int64. ids, images, categories: [n] int64, ids of annotations, of their images
     and categories. boxes: [n, 4] float64, x y width height; NaN where the file has something else. areas: [n] float64,
-    the box's where the file has none, NaN where it is no number. crowd: [n] bool.
+    the box's where the file has none, NaN where it is no number. crowd: [n] bool. marks: key and value of each
+    annotation that is marked to be left out (:mod:`imbdet.data.marks`) and no crowd, by its row.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Table:
     boxes: NDArray[np.float64]
     areas: NDArray[np.float64]
     crowd: Mask
+    marks: dict[int, tuple[str, Any]]
 
     @property
     def known_image(self) -> Mask:
@@ -81,6 +84,7 @@ def read_table(content: Any, path: Path) -> Table:
             raise UserError(f"{path}: category id {value} stands {count} times; ids must be unique")
     boxes = np.array([_box(record.get("bbox")) for record in records], dtype=np.float64).reshape(len(records), 4)
     areas = np.array([_number(record["area"]) if "area" in record else np.inf for record in records], dtype=np.float64)
+    crowd = _crowds(records, path)
     return Table(
         path=path,
         content=content,
@@ -93,7 +97,8 @@ def read_table(content: Any, path: Path) -> Table:
         categories=_column(records, "category_id", "annotation", path),
         boxes=boxes,
         areas=np.where(np.isinf(areas), boxes[:, 2] * boxes[:, 3], areas),
-        crowd=_crowds(records, path),
+        crowd=crowd,
+        marks={row: mark for row, mark in _marks(records, path).items() if not crowd[row]},
     )
 
 
@@ -144,6 +149,13 @@ def _crowds(records: list[Any], path: Path) -> Mask:
         if value not in (0, 1):
             raise UserError(f"{path}: annotation {record['id']} has iscrowd {value!r}; expected 0 or 1")
     return np.array(values, dtype=bool)
+
+
+def _marks(records: list[Any], path: Path) -> dict[int, tuple[str, Any]]:
+    try:
+        return find_marks(records)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _file_names(images: list[Any], path: Path) -> tuple[str, ...]:

@@ -134,6 +134,8 @@ def _admitted(split: Split, policy: Validation) -> Record:
     for name in ("reaching_out", "rounded_out"):
         for row in split.findings[name].rows.tolist() if getattr(policy, name) == "clip" else ():
             annotations[row] = annotations[row] | {"bbox": boxes[row].tolist()}
+    for row in split.findings["marked"].rows.tolist() if policy.marked == "crowd" else ():
+        annotations[row] = annotations[row] | {"iscrowd": 1}
     kept = {
         "images": _select(content["images"], split.images),
         "annotations": _select(annotations, split.annotations),
