@@ -167,7 +167,7 @@ class Study(Section):
                 f"intervals.over is seeds_and_images, but seeds has {self.seeds[0]} alone, which says nothing of other "
                 "seeds; give at least two, better five, or take `over: images`"
             )
-        if self.intervals and self.data.source == "lvis_v1":
+        if self.intervals and self.data.rules == "lvis":
             raise ValueError("intervals are of COCO's AP, which LVIS does not have; remove them from this study")
         return self
 

@@ -22,6 +22,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Rules = Literal["coco", "lvis"]  # of an evaluation
 Refused = Literal["error", "drop"]
 Counted = Literal["ignore", "drop", "error"]
 Cut = Literal["clip", "error", "drop", "ignore"]
@@ -84,6 +85,13 @@ class Validation(Section):
         Literal["crowd", "drop", "error"],
         Field(description="annotation with a mark to leave it out, such as ignore 1 or difficult 1"),
     ] = "error"
+    lvis_keys: Annotated[
+        Literal["ignore", "error"],
+        Field(
+            description="image with LVIS's lists of categories, which COCO's rules do not read; "
+            "data.source lvis_format has LVIS's rules"
+        ),
+    ] = "ignore"
     rounding: Annotated[float, Field(ge=0, description="pixels")] = 1.0
     max_pixels: Annotated[
         int, Field(ge=1, le=89_478_485, description="height times width; the bound is Pillow's own")
@@ -96,8 +104,14 @@ class Validation(Section):
 class Source(Section):
     """What every source of data has: the folder it is prepared in, and the policy on its defects."""
 
+    source: str
     folder: str
     validation: Validation = Validation()
+
+    @property
+    def rules(self) -> Rules:
+        """By whose rules detections are evaluated, while training and afterwards: the source alone says it."""
+        return "lvis" if self.source in ("lvis_v1", "lvis_format") else "coco"
 
 
 class ShapesData(Source):
@@ -190,9 +204,12 @@ class LvisData(DownloadedData):
 
 
 class CocoFormatData(Source):
-    """An archive or folder in COCO's format: ``train/``, ``val/``, ``annotations/instances_{train,val}.json``."""
+    """An archive or folder in COCO's format: ``train/``, ``val/``, ``annotations/instances_{train,val}.json``.
 
-    source: Literal["coco_format"]
+    As ``lvis_format`` its annotations have the keys of LVIS, and it is evaluated by the rules of LVIS.
+    """
+
+    source: Literal["coco_format", "lvis_format"]
     path: str
     sha256: Sha256 | None = None
 

@@ -136,6 +136,11 @@ def _skip_category_ids(data, record):
     return 4
 
 
+def _add_lvis_keys(data, record):
+    record["neg_category_ids"] = [3]
+    return record["id"]
+
+
 OF_IMAGES = {
     "duplicate_image_ids": _repeat_image_id,
     "missing": _file(lambda content: None),
@@ -168,7 +173,7 @@ OF_ANNOTATIONS = {
     "crowds": lambda data, record: data.add(record, iscrowd=1),
     "marked": lambda data, record: data.add(record, ignore=1),
 }
-MAKERS = {**OF_IMAGES, **OF_ANNOTATIONS, "category_gaps": _skip_category_ids}
+MAKERS = {**OF_IMAGES, **OF_ANNOTATIONS, "category_gaps": _skip_category_ids, "lvis_keys": _add_lvis_keys}
 assert sorted(MAKERS) == sorted(DEFECTS)
 
 

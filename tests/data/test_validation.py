@@ -43,6 +43,7 @@ MESSAGES = {
     "rounded_out": r"annotation 13 of image 20 has bbox \[-0.5, 0, 24, 16\], which reaches out of the image's 24 x 16",
     "duplicate_boxes": r"annotation 13 of image 20 has bbox .*, as an earlier annotation of the same category has",
     "crowds": r"annotation 13 of image 20 is a crowd",
+    "lvis_keys": r"image 20 has LVIS's lists of categories, which COCO's rules do not read; .* has LVIS's rules",
     "marked": r"annotation 13 of image 20 has ignore 1, by which other programs leave it out",
 }
 

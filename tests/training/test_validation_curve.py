@@ -26,7 +26,7 @@ def scores(monkeypatch):
     """Let the evaluations give these values of AP in turn, and note on how many detections."""
     seen = []
 
-    def score(truth, detections, limit):
+    def score(truth, detections, limit, rules):
         seen.append(len(detections))
         return {"AP": values.pop(0), "AP50": 0.5, "AP75": None}
 

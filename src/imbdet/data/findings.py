@@ -7,7 +7,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from imbdet.data.federated import LISTS
 from imbdet.data.table import Ints, Mask, Table, corners, has_area
+from imbdet.settings import Rules
 
 EXACT = 1e-5  # pixels: what sums of floats may be off by
 
@@ -28,13 +30,16 @@ class Finding:
 Findings = dict[str, Finding]
 
 
-def find(table: Table, rounding: float) -> Findings:
+def find(table: Table, rounding: float, rules: Rules) -> Findings:
     """Return all defects of a table by their names in :class:`imbdet.settings.Validation`; empty where there is none.
 
     Args:
         rounding: by how many pixels a box may reach out of its image through rounding.
+        rules: by which detections are evaluated; those of LVIS read LVIS's keys, which are a defect otherwise.
     """
-    return {**_of_categories(table), **_of_image_ids(table), **_of_annotations(table), **_of_boxes(table, rounding)}
+    federated = _of_lvis_keys(table) if rules == "coco" else {}
+    boxes = _of_boxes(table, rounding)
+    return {**_of_categories(table), **_of_image_ids(table), **_of_annotations(table), **boxes, **federated}
 
 
 def clipped(table: Table) -> NDArray[np.float64]:
@@ -57,6 +62,19 @@ def _of_image_ids(table: Table) -> Findings:
     ids = table.image_ids[rows]
     first = f"image id {ids[0]} stands {counts[inverse[rows[0]]]} times; ids must be unique" if len(rows) else ""
     return {"duplicate_image_ids": Finding(rows, ids, first)}
+
+
+def _of_lvis_keys(table: Table) -> Findings:
+    images = table.content["images"]
+    rows = np.array([row for row, image in enumerate(images) if any(key in image for key in LISTS)], dtype=np.int64)
+    ids = table.image_ids[rows]
+    first = (
+        f"image {ids[0]} has LVIS's lists of categories, which COCO's rules do not read; data.source lvis_format has "
+        "LVIS's rules"
+        if len(rows)
+        else ""
+    )
+    return {"lvis_keys": Finding(rows, ids, first)}
 
 
 def _of_annotations(table: Table) -> Findings:

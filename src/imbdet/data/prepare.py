@@ -126,7 +126,7 @@ def _make(data: Data, layout: Layout, settings: Record, source: dict[str, str], 
     if known is not None:
         archives = known["manifest"]["archives"] | archives
     before = known["images"] if known is not None and _is_judged(known, data) else None
-    validation, images = validate(layout, data.validation, before)
+    validation, images = validate(layout, data.validation, before, data.rules)
     return {
         "settings": settings,
         "source": source,

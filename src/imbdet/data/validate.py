@@ -14,13 +14,14 @@ import numpy as np
 
 from imbdet.data import image_files
 from imbdet.data.coco import KEPT, admit_annotations, read_collected
+from imbdet.data.federated import lacking, unlisted
 from imbdet.data.findings import Finding, Findings, clipped, find
 from imbdet.data.report import refuse, report
 from imbdet.data.table import Ints, Mask, Table
 from imbdet.errors import UserError
 from imbdet.files import write_text
 from imbdet.layout import SPLITS, Layout
-from imbdet.settings import Validation
+from imbdet.settings import Rules, Validation
 
 Record = dict[str, Any]
 BROKEN = ("duplicate_image_ids", *image_files.DEFECTS)  # an image that is dropped for one of these is in quarantine
@@ -51,12 +52,15 @@ class Split:
         return rows
 
 
-def validate(layout: Layout, policy: Validation, before: Record | None = None) -> tuple[Record, Record]:
+def validate(
+    layout: Layout, policy: Validation, before: Record | None = None, rules: Rules = "coco"
+) -> tuple[Record, Record]:
     """Admit the annotations that a source has collected, without defects, to their place in the data folder.
 
     Args:
         before: the second result of an earlier validation of the same images with the same policy; their files are
             then not read again.
+        rules: by which detections on the val split are evaluated.
 
     Returns:
         The report, and by split what the images are: ``images_sha256`` over the sorted lines ``name sha256`` of the
@@ -64,9 +68,11 @@ def validate(layout: Layout, policy: Validation, before: Record | None = None) -
 
     Raises:
         UserError: a defect whose policy is ``error``, or more images in quarantine than the policy allows. The table of
-            all that was found is printed first.
+            all that was found is printed first. Also a val split that cannot be evaluated by LVIS's rules, if asked.
     """
-    splits = {split: _examine(read_collected(layout.annotations(split)), policy) for split in SPLITS}
+    splits = {split: _examine(read_collected(layout.annotations(split)), policy, rules) for split in SPLITS}
+    if rules == "lvis":
+        _require_lvis(splits["val"], policy)
     _refuse(splits, policy)  # before the images, which take minutes
     for name, split in splits.items():
         if before is None:
@@ -83,9 +89,23 @@ def validate(layout: Layout, policy: Validation, before: Record | None = None) -
     return _report(splits, policy), before or {name: _images(split) for name, split in splits.items()}
 
 
-def _examine(table: Table, policy: Validation) -> Split:
+def _require_lvis(split: Split, policy: Validation) -> None:
+    """Refuse what an evaluation by LVIS's rules, after the trainings, could not read or would take for an object."""
+    path, content = split.table.path, split.table.content
+    fault = lacking(content) or unlisted(content)
+    if fault:
+        raise UserError(f"{path}: {fault}; complete it, or set data.source to coco_format to evaluate by COCO's rules")
+    for name, choice in (("crowds", "ignore"), ("marked", "crowd")):  # which leave a region to ignore
+        finding = split.findings[name]
+        if len(finding.rows) and getattr(policy, name) == choice:
+            raise UserError(
+                f"{path}: {finding.first}; LVIS's rules have no regions to ignore: set data.validation.{name} to drop"
+            )
+
+
+def _examine(table: Table, policy: Validation, rules: Rules) -> Split:
     images, annotations = (np.ones(len(ids), dtype=bool) for ids in (table.image_ids, table.ids))
-    return Split(table, find(table, policy.rounding), images, annotations, hashes={})
+    return Split(table, find(table, policy.rounding, rules), images, annotations, hashes={})
 
 
 def _look(split: Split, folder: Path, policy: Validation) -> None:

@@ -36,7 +36,8 @@ AR_LIMITS = (1, 10, 100)
 def run(study: Study, layout: Layout, experiment: str) -> None:
     """Evaluate an experiment's detections on the val split: write ``evaluation.json`` and ``precision_recall.csv``.
 
-    By the rules of LVIS (:mod:`imbdet.evaluation.lvis_ap`) where the study's data are LVIS.
+    By the rules of LVIS (:mod:`imbdet.evaluation.lvis_ap`) where those are the data's; see
+    :attr:`imbdet.settings.Source.rules`.
     """
     chosen = study.experiment(experiment)
     path = layout.annotations("val")
@@ -44,7 +45,7 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     truth = read_json(path)
     detections = Detections.load(layout.detections(experiment), path)
     settings = study.evaluate
-    if study.data.source == "lvis_v1":
+    if study.data.rules == "lvis":
         result = lvis_ap.evaluate(truth, detections, settings.operating_score)
     else:
         result = evaluate(truth, detections, settings.operating_score, settings.detections_per_image)

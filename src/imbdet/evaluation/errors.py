@@ -66,7 +66,7 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     Raises UserError for detections of other data; and for LVIS, by whose rules a detection may be no error.
     """
     chosen = study.experiment(experiment)
-    if study.data.source == "lvis_v1":
+    if study.data.rules == "lvis":
         raise UserError(
             f"study {study.name}: errors are told apart by the rules of COCO, and LVIS has others, as each of its "
             "images is labelled for some classes only; of this study `evaluate` alone can be had"

@@ -10,17 +10,18 @@ from imbdet.evaluation import lvis_ap
 from imbdet.evaluation.averages import mean, threshold
 from imbdet.evaluation.detections import Detections
 from imbdet.evaluation.matching import Boxes, Found, curves
+from imbdet.settings import Rules
 
 
 def average_precision(
-    truth: dict[str, Any], detections: Detections, detections_per_image: int = 100
+    truth: dict[str, Any], detections: Detections, detections_per_image: int = 100, rules: Rules = "coco"
 ) -> dict[str, float | None]:
     """AP, AP50 and AP75; None where no class has a box.
 
-    By the rules of LVIS where the images have ``neg_category_ids``, by those of COCO otherwise. Arguments and errors as
-    of :func:`imbdet.evaluation.lvis_ap.evaluate` and :func:`imbdet.evaluation.coco_ap.evaluate`.
+    Arguments and errors as of :func:`imbdet.evaluation.coco_ap.evaluate`, and by the rules of LVIS as of
+    :func:`imbdet.evaluation.lvis_ap.evaluate`.
     """
-    if any("neg_category_ids" in image for image in truth["images"]):
+    if rules == "lvis":
         boxes, found = lvis_ap.judged(truth, detections)
         limit = lvis_ap.LIMIT
     else:

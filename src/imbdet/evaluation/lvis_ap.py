@@ -19,8 +19,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from imbdet.data.federated import GROUPS, lacking
 from imbdet.errors import UserError
 from imbdet.evaluation.averages import (
     COUNT_IOUS,
@@ -37,7 +37,6 @@ from imbdet.evaluation.matching import AREAS, IOUS, Boxes, Found, Ints, curves, 
 
 LIMIT = 300
 AR_LIMITS = (1, 10, 100)
-GROUPS = {"rare": "r", "common": "c", "frequent": "f"}
 
 
 def evaluate(truth: dict[str, Any], detections: Detections, operating_score: float) -> Evaluation:
@@ -49,8 +48,9 @@ def evaluate(truth: dict[str, Any], detections: Detections, operating_score: flo
     Raises UserError for detections of an image or category that the annotations lack, and for annotations without the
     keys of LVIS.
     """
-    frequency, classes = _frequency(truth), len(truth["categories"])
     boxes, found = judged(truth, detections)
+    classes = len(truth["categories"])
+    frequency = np.array([c["frequency"] for c in sorted(truth["categories"], key=lambda c: int(c["id"]))], np.str_)
     precision, recall = curves(boxes, found, classes, AREAS, LIMIT)
     recalls = {LIMIT: recall[..., 0]}
     for limit in AR_LIMITS:
@@ -69,15 +69,10 @@ def evaluate(truth: dict[str, Any], detections: Detections, operating_score: flo
     return Evaluation(metrics, curve_table(precision[..., 0]))
 
 
-def _frequency(truth: dict[str, Any]) -> NDArray[np.str_]:
-    """[K] the frequency group of each category, in the order of their ids."""
-    for category in truth["categories"]:
-        if category.get("frequency") not in GROUPS.values():
-            raise UserError(
-                f"category {category['id']} has frequency {category.get('frequency')!r}; LVIS has "
-                f"{', '.join(GROUPS.values())}; evaluate with the annotations of LVIS, or run the `data` command again"
-            )
-    return np.array([c["frequency"] for c in sorted(truth["categories"], key=lambda c: int(c["id"]))], np.str_)
+def _require_keys(truth: dict[str, Any]) -> None:
+    fault = lacking(truth)
+    if fault:
+        raise UserError(f"{fault}; evaluate with the annotations of LVIS, or run the `data` command again")
 
 
 def judged(truth: dict[str, Any], detections: Detections, limit: int = LIMIT) -> tuple[Boxes, Found]:
@@ -85,6 +80,7 @@ def judged(truth: dict[str, Any], detections: Detections, limit: int = LIMIT) ->
 
     Raises UserError as :func:`evaluate` does.
     """
+    _require_keys(truth)
     boxes = Boxes.of(truth)
     found = Found.of(_best(detections, limit), truth)
     classes = len(truth["categories"])
@@ -105,12 +101,6 @@ def _best(detections: Detections, limit: int) -> Detections:
 
 def _pairs(truth: dict[str, Any], key: str) -> Ints:
     """Numbers, image times K plus label, of the categories that a list of each image names."""
-    for image in truth["images"]:
-        if not isinstance(image.get(key), list):
-            raise UserError(
-                f"image {image['id']} has {key} {image.get(key)!r}; LVIS has a list of category ids there; evaluate "
-                "with the annotations of LVIS, or run the `data` command again"
-            )
     named = [(image["id"], category) for image in truth["images"] for category in image[key]]
     images, categories = np.array(named, np.int64).reshape(-1, 2).T
     return positions("image", images, truth, "annotations") * len(truth["categories"]) + positions(

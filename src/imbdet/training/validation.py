@@ -25,7 +25,7 @@ def validate(study: Study, layout: Layout, experiment: str, state: State, device
     detections = detect.detect_all(state.model, batches, study.evaluate, device)
     state.model.train()
     truth: dict[str, Any] = read_json(layout.annotations("val"))
-    scores = fast.average_precision(truth, detections, study.evaluate.detections_per_image)
+    scores = fast.average_precision(truth, detections, study.evaluate.detections_per_image, study.data.rules)
     before = [_ap(row) for row in state.validation]
     state.validation.append({"step": state.step} | {key: scores[key] for key in ("AP", "AP50", "AP75")})
     return _ap(state.validation[-1]) > max(before, default=-2.0)
