@@ -1,9 +1,10 @@
 """The sections of a study that say how each part is set: data, detectors, training, evaluation. No torch here."""
 
+import re
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from imbdet.urls import without_secrets
 
@@ -14,6 +15,23 @@ Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Url = Annotated[str, PlainSerializer(without_secrets)]
 Range = Annotated[tuple[int, int], Field(description="smallest and largest number, both included")]
+
+
+def _place(path: str) -> str:
+    """Refuse a path that the file system takes for another place than its writer: no shell reads a study."""
+    if not path.strip():
+        raise ValueError("expected a path; an empty one is the current folder")
+    if path.startswith("~") or re.search(r"\$\w|\$\{", path):
+        raise ValueError(
+            "~ and $NAME are a shell's, and would name a folder here; write the path itself, from / or from the "
+            "project's folder, which may hold a symbolic link to the place"
+        )
+    if "://" in path:
+        raise ValueError("expected a path on this machine, not an address")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_place)]
 
 
 class Section(BaseModel):
@@ -105,7 +123,7 @@ class Source(Section):
     """What every source of data has: the folder it is prepared in, and the policy on its defects."""
 
     source: str
-    folder: str
+    folder: Place
     validation: Validation = Validation()
 
     @property
@@ -210,7 +228,7 @@ class CocoFormatData(Source):
     """
 
     source: Literal["coco_format", "lvis_format"]
-    path: str
+    path: Place
     sha256: Sha256 | None = None
 
 

@@ -1,5 +1,6 @@
-"""A study's file: read as YAML, with messages that name file, key, value and the nearest names. No torch here."""
+"""A study's file: read as YAML 1.2, with messages that name file, key, value and the nearest names. No torch here."""
 
+import re
 from itertools import accumulate
 from pathlib import Path
 from types import UnionType
@@ -13,19 +14,47 @@ from imbdet.errors import UserError, nearest
 
 MAX_BYTES, MAX_VALUES = 1_000_000, 100_000  # a list of image ids may be long
 MAX_DEPTH = 20  # levels, of which a study has about seven
+MERGE, INTEGER = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:int"
+# Tag, pattern, first characters; all other scalars are text.
+SCALARS = (
+    (MERGE, "<<", ["<"]),
+    ("tag:yaml.org,2002:null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("tag:yaml.org,2002:bool", "true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    (INTEGER, "[-+]?[0-9]+(_[0-9]+)*|0x[0-9a-fA-F]+|0o[0-7]+", [*"-+0123456789"]),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+)
 
 
-class _NoDuplicates(yaml.SafeLoader):
-    """YAML silently keeps the last of two equal keys; a study that names an experiment twice is a mistake."""
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema, with ``_`` between digits: what DVC reads from the same file.
+
+    By YAML 1.1, which PyYAML reads, ``off`` is False, ``1e-2`` a text, ``12:30`` is 750 and ``010`` is 8. Of two equal
+    keys YAML silently keeps the last; a study that names an experiment twice is a mistake.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        seen: set[Any] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):  # other keys are refused as such
-                if key.value in seen:
+                value = key.value if key.tag == MERGE else self.construct_object(key)
+                if value in seen:
                     raise yaml.YAMLError(f"key {key.value!r} stands twice{key.start_mark}")
-                seen.add(key.value)
+                seen.add(value)
         return super().construct_mapping(node, deep)
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """Read decimal digits, or hexadecimal or octal ones after 0x or 0o."""
+        return int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10)
+
+
+_Loader.yaml_implicit_resolvers = {}  # none of SafeLoader's
+for _tag, _pattern, _first in SCALARS:
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), _first)
+_Loader.add_constructor(INTEGER, _Loader.construct_integer)
 
 
 def load_study(path: str | Path) -> Study:
@@ -37,7 +66,7 @@ def load_study(path: str | Path) -> Study:
         text = path.read_text(encoding="utf-8")
         if _is_deep(text):
             raise UserError(f"{path} is nested more than {MAX_DEPTH} levels deep; a study has about seven")
-        raw = yaml.load(text, Loader=_NoDuplicates)
+        raw = yaml.load(text, Loader=_Loader)
     except FileNotFoundError as error:
         known = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise UserError(f"no study {path}; {nearest(str(path), known)}") from error
@@ -45,7 +74,7 @@ def load_study(path: str | Path) -> Study:
         raise UserError(f"{path} cannot be read: {error.strerror}; expected a file config/STUDY.yaml") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # a value that its tag does not fit
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold a mapping of keys to values, got {type(raw).__name__}")

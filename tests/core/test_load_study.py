@@ -1,56 +1,17 @@
 """A study's file: what is read, and what is refused with file, key, value and the nearest names."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-import yaml
+from changed_study import REFUSED_WELL, TINY, load_changed, load_text, set_at, without
 from promises import refused
-from studies import DETECTOR, ROI, RPN, with_two_stages
+from studies import DETECTOR, ROI, RPN
 
 from imbdet.config import STAGES
 from imbdet.errors import UserError
 from imbdet.settings import Cosine, FasterRCNN, MultiStep, RetinaNet, Train
 from imbdet.study_file import load_study
 from imbdet.training.optimizer import rate_factor
-
-REFUSED_WELL = pytest.mark.promise(
-    "A study's file that is wrong is refused, with file, key, value and what is allowed", "bad input"
-)
-TINY = Path(__file__).parents[1] / "pipeline" / "tiny.yaml"
-
-
-def load_text(tmp_path, text):
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    return load_study(path)
-
-
-def load_changed(tmp_path, change):
-    """The tiny study, with a second detector, after ``change(raw)``."""
-    raw = with_two_stages(yaml.safe_load(TINY.read_text()))
-    change(raw)
-    return load_text(tmp_path, yaml.safe_dump(raw, sort_keys=False))
-
-
-def set_at(path, value):
-    def change(raw):
-        *parents, last = path
-        for key in parents:
-            raw = raw[key]
-        raw[last] = value
-
-    return change
-
-
-def without(path):
-    def change(raw):
-        *parents, last = path
-        for key in parents:
-            raw = raw[key]
-        del raw[last]
-
-    return change
 
 
 def test_a_study_has_its_files_name_and_values(tmp_path):
@@ -230,11 +191,14 @@ def test_every_kind_of_detector_has_stages():
 
 TEXTS = {
     "a key twice": ("seed: 1\nseed: 2\n", r"mine.yaml is not valid YAML: key 'seed' stands twice.*line 2"),
+    "a number twice": ("1: 2\n1.0: 3\n", r"key '1.0' stands twice.*line 2"),
+    "a number of 5,000 digits": (f"seed: {'9' * 5000}\n", r"mine.yaml is not valid YAML: .*digits"),
+    "a tag that does not fit": ("seed: !!bool maybe\n", r"mine.yaml is not valid YAML: 'maybe'"),
     "a deep key twice": ("train:\n  steps: 1\n  steps: 2\n", r"'steps' stands twice.*line 3"),
     "a tab": ("train:\n\tsteps: 1\n", r"mine.yaml is not valid YAML: .*'\\t' that cannot start any token.*line 2"),
     "a key that is a list": ("[1, 2]: 3\n", r"mine.yaml is not valid YAML: .*unhashable key"),
     "a number as key": ("1: 2\n", r"mine.yaml: 1 is 1: Keys should be strings"),
-    "a date as seed": ("seeds: [2020-01-01]\n", r"mine.yaml: seeds.0 is datetime.date\(2020, 1, 1\): .*valid integer"),
+    "a date as seed": ("seeds: [2020-01-01]\n", r"mine.yaml: seeds.0 is '2020-01-01': .*valid integer"),
     "two documents": ("seed: 1\n---\nseed: 2\n", r"mine.yaml is not valid YAML: .*single document"),
     "not YAML": ("seed: [1, 2\n", r"mine.yaml is not valid YAML"),
     "a list": ("- seed\n", r"mine.yaml must hold a mapping of keys to values, got list"),
