@@ -281,7 +281,8 @@ def condition_name(axis: str, x: float, changes: dict[str, Any]) -> str:
 
 def _problems(error: ValidationError) -> str:
     """What is wrong with the values that replace those of a section, by their keys."""
-    return "; ".join(".".join(map(str, e["loc"])) + f": {e['msg']}" for e in error.errors())
+    parts = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+    return "; ".join(": ".join(filter(None, part)) for part in parts)
 
 
 def method_modules(study: Study, experiment: str) -> list[str]:

@@ -1,8 +1,10 @@
 """The sections of a study that say how each part is set: data, detectors, training, evaluation. No torch here."""
 
+import math
 import re
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -34,10 +36,25 @@ def _place(path: str) -> str:
 Place = Annotated[str, AfterValidator(_place)]
 
 
+def _booleans(value: Any) -> int:
+    """Count true and false in a value, or in a list of values."""
+    return sum(map(_booleans, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
+
+
 class Section(BaseModel):
     """A part of a study: unknown keys and infinite numbers are refused, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _true_is_no_number(cls, values: Any, validate: Callable[[Any], Self]) -> Self:
+        """Refuse true and false where a number is expected: pydantic reads them as 1 and 0."""
+        section = validate(values)
+        for name, given in values.items() if isinstance(values, dict) else ():
+            if _booleans(given) > _booleans(getattr(section, name)):
+                raise ValueError(f"{name} is {str(given).lower()}: expected a number, not true or false")
+        return section
 
 
 Rules = Literal["coco", "lvis"]  # of an evaluation
@@ -160,6 +177,14 @@ class ShapesData(Source):
                 raise ValueError(f"{key} is [smallest, largest], both at least 0, got [{low}, {high}]")
         return self
 
+    @model_validator(mode="after")
+    def _noise_is_possible(self) -> "ShapesData":
+        if self.jittered_boxes and not self.jitter:
+            raise ValueError(f"jittered_boxes is {self.jittered_boxes}, but jitter is 0: no box would move; set both")
+        if self.wrong_labels and self.classes == 1:
+            raise ValueError(f"wrong_labels is {self.wrong_labels}, but with one class no label can be wrong")
+        return self
+
 
 class Subset(Section):
     """Some images of each split: their ids, or how many; :func:`imbdet.data.subset.choose` says which those are."""
@@ -247,13 +272,30 @@ class Anchors(Section):
             raise ValueError("every level needs the same number of sizes, at least one: all levels share the head")
         return self
 
+    @model_validator(mode="after")
+    def _finest_first(self) -> "Anchors":
+        smallest = [min(level) for level in self.sizes]
+        if smallest != sorted(smallest):
+            listed = ", ".join(f"{size:g}" for size in smallest)
+            raise ValueError(f"sizes are those of each level, finest first; the smallest of each are {listed}")
+        return self
+
 
 class MaxIoU(Section):
     """Foreground and background by IoU; see :class:`imbdet.assigners.MaxIoUAssigner`."""
 
-    foreground_iou: Share
+    foreground_iou: PositiveShare
     background_iou: Share
     low_quality: Literal["argmax", "reassign", "off"]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "MaxIoU":
+        if self.background_iou > self.foreground_iou:
+            raise ValueError(
+                f"background_iou is {self.background_iou}, above foreground_iou, {self.foreground_iou}: an anchor "
+                "between the two would be both"
+            )
+        return self
 
 
 class Network(Section, ABC):
@@ -274,6 +316,12 @@ class Network(Section, ABC):
     @abstractmethod
     def strides(self) -> tuple[int, ...]:
         """Strides of the pyramid's levels; images are padded to a multiple of the last."""
+
+    @model_validator(mode="after")
+    def _sides_are_ordered(self) -> "Network":
+        if self.short_side > self.long_side:
+            raise ValueError(f"short_side is {self.short_side}, longer than long_side, {self.long_side}")
+        return self
 
     @model_validator(mode="after")
     def _sizes_for_each_level(self) -> "Network":
@@ -314,12 +362,22 @@ class Proposals(Section):
     kept: Count
 
 
+def _foreground_is_sampled(section: "RPN | RoI") -> "RPN | RoI":
+    if int(section.sampled * section.foreground_share) == 0:
+        raise ValueError(
+            f"foreground_share is {section.foreground_share} of {section.sampled} sampled, which is less than one: "
+            "nothing would be learned of foreground"
+        )
+    return section
+
+
 class RPN(Section):
     """Region proposals: assignment, sampling and suppression (Ren et al. 2015, section 3.1)."""
 
     assigner: MaxIoU
     sampled: Annotated[int, Field(ge=1, description="anchors of an image in the loss")]
     foreground_share: Share
+    _sampling = model_validator(mode="after")(_foreground_is_sampled)
     nms_iou: Share
     training: Proposals
     inference: Proposals
@@ -331,6 +389,7 @@ class RoI(Section):
     assigner: MaxIoU
     sampled: Annotated[int, Field(ge=1, description="proposals of an image in the loss")]
     foreground_share: Share
+    _sampling = model_validator(mode="after")(_foreground_is_sampled)
     pool_size: Count
     sampling_ratio: Count
     canonical_size: Annotated[float, Field(gt=0, description="side of the boxes that are pooled from P4, pixels")]
@@ -356,7 +415,7 @@ Detector = Annotated[RetinaNet | FasterRCNN, Field(discriminator="name")]
 class SGD(Section):
     name: Literal["sgd"]
     lr: Positive
-    momentum: Share
+    momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
 
 
@@ -372,7 +431,13 @@ class MultiStep(Section):
     name: Literal["multistep"]
     warmup_steps: Annotated[int, Field(ge=0)]
     milestones: tuple[Share, ...]
-    factor: Positive
+    factor: PositiveShare
+
+    @model_validator(mode="after")
+    def _milestones_ascend(self) -> "MultiStep":
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones are shares of all steps, each above the last; got {list(self.milestones)}")
+        return self
 
 
 class Cosine(Section):
@@ -404,16 +469,43 @@ class Train(Section):
         bool, Field(description="equal bits on one GPU too; see imbdet.training.process.deterministic")
     ] = False
 
+    @model_validator(mode="after")
+    def _steps_are_enough(self) -> "Train":
+        """Refuse a schedule of which a part never comes: its whole rate, a milestone, an evaluation."""
+        milestones = self.schedule.milestones if isinstance(self.schedule, MultiStep) else ()
+        falls = [math.ceil(share * self.steps) for share in milestones]  # steps from 0
+        if falls and falls[-1] >= self.steps:
+            raise ValueError(f"schedule.milestones has {milestones[-1]}, which is after the last of {self.steps} steps")
+        warmup = self.schedule.warmup_steps
+        if warmup >= min([*falls, self.steps]):
+            end = f"the first milestone is at step {falls[0]}" if falls else f"steps is {self.steps}"
+            raise ValueError(
+                f"schedule.warmup_steps is {warmup}, but {end}: the training would never reach its learning rate; "
+                "shorten the warm-up or train for longer"
+            )
+        if self.evaluate_every and self.evaluate_every > self.steps:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}, but steps is {self.steps}: never evaluated")
+        return self
+
 
 class Evaluate(Section):
     """Inference and the operating point at which TP, FP and FN are counted."""
 
     batch_size: Count
-    score_threshold: Share
+    score_threshold: Annotated[float, Field(ge=0, lt=1)]
     nms_iou: Share
     candidates_per_level: Count
     detections_per_image: Count
     operating_score: Annotated[Share, Field(description="detections below it are not counted as TP or FP")]
+
+    @model_validator(mode="after")
+    def _operating_point_is_kept(self) -> "Evaluate":
+        if self.operating_score < self.score_threshold:
+            raise ValueError(
+                f"operating_score is {self.operating_score}, but no detection below score_threshold, "
+                f"{self.score_threshold}, is kept to be counted"
+            )
+        return self
 
 
 class LossSamples(Section):

@@ -139,7 +139,8 @@ def test_every_process_stops_at_a_loss_that_one_of_them_meets(workspace, config)
 
 
 def test_the_command_itself_starts_as_many_processes_as_it_is_told(workspace, config, layout):
-    done = started(sys.executable, "-m", "imbdet", "train", config(train={"steps": 1}), EXPERIMENT, "--processes", "2")
+    study = config(train={"steps": 1, "schedule": {"warmup_steps": 0}})
+    done = started(sys.executable, "-m", "imbdet", "train", study, EXPERIMENT, "--processes", "2")
     assert done.returncode == 0, done.stderr
     record = json.loads(layout.training(EXPERIMENT).read_text())
     assert (record["hardware"]["processes"], record["steps"]) == (2, 1)

@@ -81,7 +81,7 @@ def test_bf16_keeps_losses_and_boxes_in_fp32_and_is_close_to_fp32(workspace, mak
         return losses
 
     monkeypatch.setattr(Focal, "forward", watch)
-    once = {"steps": 1, "log_every": 1}
+    once = {"steps": 1, "log_every": 1, "schedule": {"warmup_steps": 0}}
     _, (exact,) = trained(make_study(train=once))
     _, (rounded,) = trained(make_study(train=once | {"precision": "bf16"}))
     (full, _), (half, losses) = seen
@@ -104,7 +104,8 @@ def test_bf16_keeps_boxes_and_losses_of_both_stages_in_fp32(workspace, make_stud
         return losses
 
     monkeypatch.setattr(CrossEntropy, "forward", watch)
-    _, (row,) = trained(make_study(train={"steps": 1, "log_every": 1, "precision": "bf16"}, **ADDED), "two-stage")
+    once = {"steps": 1, "log_every": 1, "schedule": {"warmup_steps": 0}, "precision": "bf16"}
+    _, (row,) = trained(make_study(train=once, **ADDED), "two-stage")
     assert [samples.stage for samples, _ in seen] == ["rpn", "roi"]
     for samples, losses in seen:
         assert samples.logits.dtype == samples.deltas.dtype == torch.bfloat16
