@@ -9,7 +9,7 @@ from imbdet.errors import UserError
 from imbdet.layout import Layout
 from imbdet.signals import end_with_parent
 from imbdet.study_file import load_study
-from imbdet.training.launch import share_out
+from imbdet.training.launch import left_to_parent, share_out
 
 # Command: the function behind it, and what its NAME is.
 COMMANDS = {
@@ -51,9 +51,8 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         end_with_parent()
-        if arguments.command == "train":
-            share_out(arguments.processes)
-        _run(arguments)
+        with left_to_parent():
+            _run(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -69,6 +68,9 @@ def _run(arguments: argparse.Namespace) -> None:
         study = study.at_condition(arguments.condition)
     if getattr(arguments, "seed", None) is not None:
         study = study.at_seed(arguments.seed)
+    if arguments.command == "train":
+        study.experiment(arguments.name)  # a typing mistake shall not cost the start of several processes
+        share_out(arguments.processes)
     if arguments.command == "data":  # every study's first command: a typing mistake shall not cost a training
         importlib.import_module("imbdet.detectors").check_experiments(study)
     module, function = COMMANDS[arguments.command][0].split(":")

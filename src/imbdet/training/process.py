@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from imbdet.errors import UserError
+
 
 @dataclass(frozen=True)
 class Process:
@@ -32,11 +34,19 @@ class Process:
 
 @contextmanager
 def join_processes() -> Iterator[Process]:
-    """Join the group that torchrun started, or be alone. A GPU is used where there is one, one to a process."""
+    """Join the group that torchrun started, or be alone. A GPU is used where there is one, one to a process.
+
+    Raises :class:`UserError` where there are GPUs, but not one for each process.
+    """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if place >= gpus:
+            raise UserError(
+                f"{gpus} GPUs are too few for {os.environ['LOCAL_WORLD_SIZE']} processes; start one for each"
+            )
+        device = torch.device("cuda", place)
         torch.cuda.set_device(device)
     if world_size == 1:
         yield Process(0, 1, device)
