@@ -31,7 +31,7 @@ browser: ## install the browser in which the report is tested
 	tests/report/install_browser.sh
 
 test: env ## run the tests
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile $(OPTIONS)
 
 promises: env ## write down what the tests with a promise show, and its page
 	python -m pytest -n 2 --dist loadfile -m "promise and not soak" --promises=results/promises.json

@@ -20,7 +20,10 @@ EXPECTED = json.loads(Path(__file__).with_name("lvis_expected.json").read_text(e
 BOX, OTHER = (10, 10, 100, 100), (200, 200, 100, 100)
 
 
-@pytest.fixture(scope="module", params=[name for name in CASES if name != "excerpt" or EXCERPT.exists()])
+NEEDS_EXCERPT = pytest.mark.skipif(not EXCERPT.exists(), reason="needs the excerpt of LVIS v0.5 beside the project")
+
+
+@pytest.fixture(scope="module", params=["made up", pytest.param("excerpt", marks=NEEDS_EXCERPT)])
 def case(request):
     """Name of a case, its truth, its rows and our evaluation of them."""
     make, seed = CASES[request.param]
@@ -181,7 +184,7 @@ def test_annotations_of_another_kind_are_refused(change, message):
         evaluate(truth, Detections.concatenate([]), 0.3)
 
 
-@pytest.mark.skipif(not EXCERPT.exists(), reason="needs the excerpt of LVIS v0.5 beside the project")
+@NEEDS_EXCERPT
 def test_image_counts_follow_from_the_annotations_and_groups_do_not():
     """The excerpt counts its own 100 images, while its groups r, c and f are those of the training set."""
     truth = CASES["excerpt"][0]()
