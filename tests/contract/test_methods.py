@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import plain_losses
 import pytest
 import torch
 from batches import NUM_CLASSES, ROWS, losses_and_gradients, make_samples
@@ -18,7 +19,10 @@ from contract_cases import (
 )
 from torch.testing import assert_close
 
+from imbdet import class_sums
+from imbdet import losses as library
 from imbdet.config import method_names
+from imbdet.methods import equalization, noisy_anchors, sample_weighting
 
 
 def test_every_method_is_under_contract_at_every_stage_of_it():
@@ -145,6 +149,33 @@ def test_inspection_gives_a_value_for_each_row_and_changes_nothing(case):
     assert {name: values.shape for name, values in seen.items()} == dict.fromkeys(seen, samples.label.shape)
     assert not any(values.requires_grad for values in seen.values())
     assert_close(dict(method.state_dict()), before, rtol=0, atol=0)
+
+
+def gradient_penalty(case, compiled=False):
+    """The gradients with respect to logits and offsets, and those of a penalty on them."""
+    samples, method = samples_of(case), method_of(case)
+    method.compiled = compiled
+    inputs = [samples.logits.clone().requires_grad_(), samples.deltas.clone().requires_grad_()]
+    losses = method(replace(samples, logits=inputs[0], deltas=inputs[1]))
+    first = torch.autograd.grad(sum(losses.values()), inputs, create_graph=True)
+    weights = [torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x) for x in inputs]
+    penalty = sum((gradient.square() + w * gradient).sum() for gradient, w in zip(first, weights, strict=True))
+    return [gradient.detach() for gradient in first], torch.autograd.grad(penalty, inputs)
+
+
+@ALL
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_can_be_differentiated_as_those_of_plain_losses(monkeypatch, case, compiled):
+    """As gradient penalties, GradNorm and AdaHessian do; what a method detaches stays detached."""
+    monkeypatch.setattr(class_sums, "_compiled", lambda kernel: kernel)
+    monkeypatch.setattr(sample_weighting, "BLOCK_ROWS", 5)
+    first, second = gradient_penalty(case, compiled)
+    assert all((gradient[samples_of(case).label == -1] == 0).all() for gradient in second)
+    assert (second[0] != 0).any()
+    for module in (library, equalization):
+        monkeypatch.setattr(module, "sum_over_classes", plain_losses.sum_over_classes)
+    monkeypatch.setattr(noisy_anchors, "sigmoid_focal_loss", plain_losses.sigmoid_focal_loss)
+    assert_close((first, list(second)), tuple(map(list, gradient_penalty(case))), rtol=1e-9, atol=1e-12)
 
 
 BATCHES = {

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from imbdet import losses
+from imbdet import class_sums
 from imbdet.losses import (
     ClassificationLoss,
     CrossEntropy,
@@ -110,7 +110,7 @@ def test_softmax_columns_compete():
 
 def test_fused_kernels_are_for_sigmoid_columns(monkeypatch):
     asked = []
-    monkeypatch.setattr(losses, "_compiled", lambda kernel: asked.append(kernel) or kernel)
+    monkeypatch.setattr(class_sums, "_compiled", lambda kernel: asked.append(kernel) or kernel)
     logits, label, _ = candidates(20, 3)
     for compiled in (False, True):
         ClassificationLoss("softmax", CrossEntropy(), None)(logits, label, compiled)

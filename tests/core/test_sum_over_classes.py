@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from imbdet import losses
+from imbdet import class_sums
 from imbdet.losses import (
     CrossEntropy,
     Focal,
@@ -68,12 +68,12 @@ def test_it_is_the_sum_of_the_elementwise_losses(n, k, loss, alpha, seed):
 @pytest.mark.parametrize(("n", "k"), [(0, 3), (1, 1), (7, 3), (8, 3), (9, 3), (17, 1), (5, 100)])
 def test_blocks_of_any_size_join_without_a_seam(monkeypatch, n, k):
     """Blocks of 24 elements: 8 rows of 3 classes, 24 of one class, a single row of 100."""
-    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", 24)
+    monkeypatch.setattr(class_sums, "BLOCK_ELEMENTS", 24)
     assert_equals_elementwise(Focal(2.0), *candidates(n, k), 0.25, rtol=1e-10, atol=1e-13)
 
 
 def test_the_real_block_size_joins_without_a_seam():
-    rows = losses.BLOCK_ELEMENTS // 80
+    rows = class_sums.BLOCK_ELEMENTS // 80
     for n in (rows - 1, rows, rows + 1, 2 * rows + 3):
         assert_equals_elementwise(Focal(2.0), *candidates(n, 80), 0.25, rtol=1e-10, atol=1e-13)
 
@@ -129,9 +129,9 @@ def traced(monkeypatch):
     """torch.compile as far as it needs no C++ compiler: kernels are traced and guarded, and run eagerly."""
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    losses._compiled.cache_clear()
+    class_sums._compiled.cache_clear()
     yield
-    losses._compiled.cache_clear()
+    class_sums._compiled.cache_clear()
 
 
 @pytest.mark.usefixtures("traced")
