@@ -1,11 +1,13 @@
 """Assigning ground truth to priors, for all images of a batch at once and without waiting for the device."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
+
+from imbdet.domains import SHARE, check_thresholds, check_word
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
 LowQuality = Literal["argmax", "reassign", "off"]
@@ -63,12 +65,20 @@ class MaxIoUAssigner:
     nothing. Only an IoU above 0, and of at least ``low_quality_iou`` (mmdetection's RPN has .3), forces a match: a box
     that no anchor overlaps would otherwise make every anchor foreground. A background anchor that lies with more than
     half of its area in a region to ignore is ignored.
+
+    ``foreground_iou`` of ``math.inf`` makes no anchor foreground, ``background_iou`` of ``math.inf`` all others
+    background. Raises ValueError for thresholds that are no IoU or in the wrong order, and for an unknown word.
     """
 
     foreground_iou: float
     background_iou: float
     low_quality: LowQuality
     low_quality_iou: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.foreground_iou, self.background_iou)
+        check_word("low_quality", self.low_quality, get_args(LowQuality))
+        SHARE.check("low_quality_iou", self.low_quality_iou)
 
     def __call__(self, anchors: Tensor, truth: Truth) -> Matches:
         """Match [A, 4] fp32 xyxy anchors, the same for every image: [B, A]."""

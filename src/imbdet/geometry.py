@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from imbdet.domains import POSITIVE
+
 
 @dataclass(frozen=True)
 class BoxCoder:
@@ -14,10 +16,19 @@ class BoxCoder:
 
     Girshick, Fast R-CNN (2015), appendix C of R-CNN. ``weights`` multiply (x, y, width, height); RetinaNet and RPN
     use ones. Decoded sizes are at most ``max_ratio`` times the prior's, so that exp cannot overflow.
+
+    Raises ValueError for a weight or a ratio that is not above 0, and for another number of weights.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     max_ratio: float = 1000.0 / 16
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != 4:
+            raise ValueError(f"weights are {self.weights}; expected four, of x, y, width and height")
+        for weight in self.weights:
+            POSITIVE.check("weight", weight)
+        POSITIVE.check("max_ratio", self.max_ratio)
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         """[..., 4] xyxy boxes and priors, pixels, to [..., 4] offsets."""

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from imbdet.domains import NOT_NEGATIVE, PRIOR_PROB, SCORE_THRESHOLD, check_word
 
 Activation = Literal["sigmoid", "softmax"]
 
@@ -19,7 +21,7 @@ class HeadSpec:
     weight_std: standard deviation of the last layer's initial weights.
     score_threshold: lowest score of a detection; None leaves it to the study.
 
-    Raises ValueError for a prior with softmax.
+    Raises ValueError for a prior with softmax, and for values outside their domain.
     """
 
     activation: Activation
@@ -28,6 +30,10 @@ class HeadSpec:
     score_threshold: float | None = None
 
     def __post_init__(self) -> None:
+        check_word("activation", self.activation, get_args(Activation))
+        PRIOR_PROB.check("prior_prob", self.prior_prob)
+        NOT_NEGATIVE.check("weight_std", self.weight_std)
+        SCORE_THRESHOLD.check("score_threshold", self.score_threshold)
         if self.activation == "softmax" and self.prior_prob is not None:
             raise ValueError(f"prior_prob is for sigmoid heads, softmax starts with a bias of 0: got {self.prior_prob}")
 

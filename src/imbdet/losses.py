@@ -5,12 +5,14 @@ more, also by ``torch.func``.
 """
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from imbdet.class_sums import class_sums
+from imbdet.domains import ALPHA, BOX_BETA, check_word
 from imbdet.heads import Activation
 from imbdet.margins import CrossEntropy, Focal, FocalStar, MarginLoss, derivative, promote
 
@@ -56,7 +58,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float | None, gam
         [N, C], not reduced; fp32 for half-precision logits.
 
     Raises:
-        ValueError: gamma below 0.
+        ValueError: gamma below 0, alpha outside 0..1 (None is for no weighing, not -1), or one that is not finite.
     """
     return _elementwise(Focal(gamma), logits, targets, alpha)
 
@@ -65,7 +67,7 @@ def sigmoid_focal_star_loss(logits: Tensor, targets: Tensor, alpha: float | None
     """FL* of each logit, Lin et al. 2017 appendix A; arguments as :func:`sigmoid_focal_loss`, gamma above 0.
 
     Raises:
-        ValueError: gamma not above 0.
+        ValueError: gamma not above 0, alpha outside 0..1, or a value that is not finite.
     """
     return _elementwise(FocalStar(gamma, beta), logits, targets, alpha)
 
@@ -88,7 +90,11 @@ def sum_over_classes(
 
     Returns:
         [N] fp32 (fp64 for fp64 logits), 0 where ignored; its gradient is 0 there too.
+
+    Raises:
+        ValueError: alpha outside 0..1.
     """
+    ALPHA.check("alpha", alpha)
     return class_sums(logits, label, loss, alpha, compiled)
 
 
@@ -101,7 +107,7 @@ class ClassificationLoss:
     margin: the loss of each sigmoid column.
     alpha: weight of target columns, 1 - alpha of the others; None for none.
 
-    Raises ValueError for softmax with another loss or with alpha.
+    Raises ValueError for softmax with another loss or with alpha, and for values outside their domain.
     """
 
     activation: Activation
@@ -109,6 +115,8 @@ class ClassificationLoss:
     alpha: float | None
 
     def __post_init__(self) -> None:
+        check_word("activation", self.activation, get_args(Activation))
+        ALPHA.check("alpha", self.alpha)
         if self.activation == "softmax" and (self.margin not in (CrossEntropy(), Focal(0.0)) or self.alpha is not None):
             raise ValueError(
                 f"a softmax head has plain cross entropy (alpha null, gamma 0), got alpha {self.alpha}, {self.margin}"
@@ -137,11 +145,16 @@ def smooth_l1(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:
         deltas: [..., 4] predicted box offsets; half precision is promoted to fp32.
         targets: [..., 4] offsets of the ground truth.
         beta: where the parabola meets the line, at least 0.
+
+    Raises:
+        ValueError: beta below 0 or not finite.
     """
+    BOX_BETA.check("beta", beta)
     return F.smooth_l1_loss(promote(deltas), targets, reduction="none", beta=beta)
 
 
 def _elementwise(loss: MarginLoss, logits: Tensor, targets: Tensor, alpha: float | None) -> Tensor:
+    ALPHA.check("alpha", alpha)
     x = promote(logits)
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     as_target, as_other = derivative(0, loss, x), derivative(0, loss, -x)

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from imbdet.domains import GAMMA, SHIFT, STEEPNESS
+
 LOG2_E = math.log2(math.e)
 EXACT_SOFTPLUS = 40.0  # above it softplus(x) is x in fp64 too
 
@@ -65,8 +67,7 @@ class Focal(MarginLoss):
     gamma: float
 
     def __post_init__(self) -> None:
-        if not self.gamma >= 0:
-            raise ValueError(f"focal loss needs gamma >= 0, got {self.gamma}")
+        GAMMA.check("gamma", self.gamma)
 
     def value(self, x_t: Tensor) -> Tensor:
         q, loss = _probability_and_loss(x_t)
@@ -97,8 +98,8 @@ class FocalStar(MarginLoss):
     beta: float
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise ValueError(f"FL* divides by gamma and needs gamma > 0, got {self.gamma}")
+        STEEPNESS.check("gamma", self.gamma)
+        SHIFT.check("beta", self.beta)
 
     def value(self, x_t: Tensor) -> Tensor:
         return -F.logsigmoid(self.gamma * x_t + self.beta) / self.gamma

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from imbdet.domains import COUNT, SHARE
 from imbdet.samples import Candidates, Kept, Samples
 
 
@@ -24,10 +25,16 @@ class RandomSampler:
 
     The sampling of RPN (256 at 1:1) and of Fast R-CNN's head (512 at 1:3); what is missing in foreground is made up
     with background, never the other way round. Ren et al., Faster R-CNN, NIPS 2015, section 3.1.3.
+
+    Raises ValueError for a number below 1 and a share outside 0..1.
     """
 
     number: int
     foreground_share: float
+
+    def __post_init__(self) -> None:
+        COUNT.check("number", self.number)
+        SHARE.check("foreground_share", self.foreground_share)
 
     def __call__(self, candidates: Candidates, score: Callable[[], Samples], generator: torch.Generator | None) -> Kept:
         foreground, background = candidates.foreground, candidates.label == candidates.num_classes

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
+from imbdet.domains import check_thresholds
 from imbdet.urls import without_secrets
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -290,11 +291,7 @@ class MaxIoU(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> "MaxIoU":
-        if self.background_iou > self.foreground_iou:
-            raise ValueError(
-                f"background_iou is {self.background_iou}, above foreground_iou, {self.foreground_iou}: an anchor "
-                "between the two would be both"
-            )
+        check_thresholds(self.foreground_iou, self.background_iou)
         return self
 
 

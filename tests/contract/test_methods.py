@@ -1,5 +1,6 @@
 """What every method promises at every stage it is defined for, collected from imbdet/methods."""
 
+import math
 from dataclasses import replace
 
 import plain_losses
@@ -233,3 +234,18 @@ def test_learned_parameters_have_an_optimizer_of_their_own(case):
     method = method_of(case)
     grouped = [id(p) for group in method.param_groups() for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in method.parameters())
+
+
+@ALL
+def test_a_constructor_checks_what_build_method_checks(case):
+    """Of every method and each of its parameters: NaN, and values of another type."""
+    spec = dict(CASES[case][1], box_beta=0.11)
+    spec.pop("name")
+    cls = type(method_of(case))
+    cls(**spec)
+    for key in spec:
+        for wrong in (math.nan, object()):
+            with pytest.raises(ValueError, match=rf"^{key}[:.]"):
+                cls(**spec | {key: wrong})
+        with pytest.raises(ValueError, match=rf"^parameter '{key}' is missing$"):
+            cls(**{k: v for k, v in spec.items() if k != key})

@@ -56,3 +56,10 @@ def test_a_backbone_in_half_precision_trains(ran):
     dtypes = {}
     model.backbone(torch.zeros(1, 3, 128, 128))
     assert {level.dtype for level in dtypes.values()} == {torch.bfloat16}
+
+
+def test_the_losses_alone_are_what_the_page_says(ran):
+    loss, logits = ran[3]["loss"], ran[3]["logits"]
+    assert (torch.autograd.grad(loss, logits)[0] > 0).all()
+    with pytest.raises(ValueError, match="None for no weighing"):
+        ran[3]["imbdet"].sigmoid_focal_loss(logits, ran[3]["targets"], alpha=-1, gamma=2.0)

@@ -80,7 +80,7 @@ def _easiest_first(x_t: Floats) -> NDArray[np.float64]:
 
 
 def _share(x_t: NDArray[np.float64], gamma: float, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
-    if gamma < 0:
+    if not 0 <= gamma < np.inf:
         raise UserError(f"focal loss needs gamma of at least 0, got {gamma}")
     cross_entropy = np.logaddexp(0, -x_t)
     # log(1 - p_t) = -softplus(x_t) = -(x_t + CE): no 1 - p_t, which is 0 where p_t rounds to 1.

@@ -3,16 +3,19 @@
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
 from types import ModuleType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from torch import Tensor, nn
 
 from imbdet.assigners import Assigner
 from imbdet.config import method_names
+from imbdet.domains import ALPHA, BOX_BETA, GAMMA, PRIOR_PROB, STEEPNESS, check_word
 from imbdet.errors import UserError, nearest
 from imbdet.heads import HeadSpec
 from imbdet.losses import smooth_l1
@@ -21,11 +24,12 @@ from imbdet.samplers import Sampler
 from imbdet.samples import Samples, Stage
 
 # Parameter types that methods share. No defaults: a study states what its paper chose.
-Alpha = Annotated[float, Field(ge=0, le=1)] | None
-Gamma = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(gt=0, lt=1)]
-Prior = Probability | None
-Beta = Annotated[float, Field(ge=0)]
+Alpha = Annotated[float, ALPHA.field()] | None
+Gamma = Annotated[float, GAMMA.field()]
+Steepness = Annotated[float, STEEPNESS.field()]
+Prior = Annotated[float, PRIOR_PROB.field()] | None
+Beta = Annotated[float, BOX_BETA.field()]
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="ignore")
 
 
 class Method(nn.Module, ABC):
@@ -33,13 +37,23 @@ class Method(nn.Module, ABC):
 
     ``stages`` says where the method's paper defines it. ``head`` is what it asks of the classification head,
     ``normalizer`` what its sums are divided by, ``box_beta`` the smooth L1 loss's beta.
+
+    Every constructor checks its parameters against their annotations and raises ValueError for one that is missing, of
+    another type or out of range.
     """
 
     stages: ClassVar[frozenset[Stage]]
     compiled: bool = False  # fused kernels; see imbdet.losses.sum_over_classes
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _checked(cls.__init__)  # type: ignore[method-assign]
+
     def __init__(self, head: HeadSpec, normalizer: NormalizerName, box_beta: float) -> None:
         super().__init__()
+        check_word("normalizer", normalizer, NORMALIZERS)
+        BOX_BETA.check("box_beta", box_beta)
         self.head = head
         self.normalizer = NORMALIZERS[normalizer]()
         self.box_beta = box_beta
@@ -102,10 +116,13 @@ def build_method(spec: Mapping[str, Any], frequency: Sequence[float] | None = No
         raise UserError(f"method name {name!r} does not exist; {nearest(str(name), method_names())}")
     module = importlib.import_module(f"imbdet.methods.{name}")
     (cls,) = _methods_in(module)
-    if frequency is not None and "frequency" in inspect.signature(cls).parameters:
+    known = inspect.signature(cls).parameters
+    for key in parameters.keys() - known.keys():
+        raise UserError(f"method {name}: unknown parameter {key!r}; {nearest(key, known)}")
+    if frequency is not None and "frequency" in known:
         parameters.setdefault("frequency", tuple(frequency))
     try:
-        method: Method = cls(**_checked(cls, name, parameters))
+        method: Method = cls(**parameters)
     except ValueError as error:
         raise UserError(f"method {name}: {error}") from None
     return method
@@ -116,23 +133,37 @@ def _methods_in(module: ModuleType) -> list[type[Method]]:
     return [cls for cls in classes if issubclass(cls, Method) and cls.__module__ == module.__name__]
 
 
-def _checked(cls: type[Method], name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    signature = inspect.signature(cls).parameters
-    fields: dict[str, Any] = {
-        key: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default) for key, p in signature.items()
-    }
-    for key in parameters.keys() - fields.keys():
-        raise UserError(f"method {name}: unknown parameter {key!r}; {nearest(key, fields)}")
-    model = create_model(name, __config__=ConfigDict(strict=True, allow_inf_nan=False), **fields)
-    try:
-        model.model_validate(parameters)
-    except ValidationError as error:
-        raise UserError(f"method {name}: " + "; ".join(map(_explain, error.errors()))) from None
-    return parameters
+def _checked(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that refuses parameters which do not keep to its annotations."""
+    signature = inspect.signature(init)
+
+    @cache
+    def model() -> type[BaseModel]:
+        _, *parameters = signature.parameters.values()
+        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        fields: dict[str, Any] = {
+            p.name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
+            for p in named
+        }
+        return create_model(init.__qualname__, __config__=STRICT, **fields)
+
+    @wraps(init)
+    def checked(self: Method, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind_partial(self, *args, **kwargs).arguments
+        try:
+            model().model_validate(given)
+        except ValidationError as error:
+            fields = model().model_fields
+            raise ValueError("; ".join(_explain(e, fields) for e in error.errors())) from None
+        init(self, *args, **kwargs)
+
+    return checked
 
 
-def _explain(error: ErrorDetails) -> str:
-    key = error["loc"][0]
+def _explain(error: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
+    key = str(error["loc"][0])
     if error["type"] == "missing":
         return f"parameter {key!r} is missing"
-    return f"{key}: {error['msg']}, got {error['input']!r}"
+    out_of_range = "_than" in error["type"] and type(None) in get_args(fields[key].annotation)
+    hint = " (None, null in a study, for none)" if out_of_range else ""
+    return f"{key}: {error['msg']}, got {error['input']!r}{hint}"

@@ -8,15 +8,14 @@ Stages: dense.
 Recipe: alpha .25; (gamma, beta) = (2, 1) or (4, 0), table 3.
 """
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from imbdet.heads import HeadSpec
 from imbdet.losses import ClassificationLoss
 from imbdet.losses import FocalStar as FocalStarLoss
-from imbdet.methods._base import Alpha, Beta, Method, Prior, two_terms
+from imbdet.methods._base import Alpha, Beta, Method, Prior, Steepness, two_terms
 from imbdet.normalizers import NormalizerName
 from imbdet.samples import Samples, Stage
 
@@ -29,7 +28,7 @@ class FocalStar(Method):
     def __init__(
         self,
         alpha: Alpha,
-        gamma: Annotated[float, Field(gt=0)],
+        gamma: Steepness,
         beta: float,
         prior_prob: Prior,
         normalizer: NormalizerName,
