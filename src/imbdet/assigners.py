@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from imbdet.domains import SHARE, check_thresholds, check_word
+from imbdet.shapes import check_shapes
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
 LowQuality = Literal["argmax", "reassign", "off"]
@@ -28,6 +29,9 @@ class Matches:
     status: Tensor
     multiplicity: Tensor
 
+    def __post_init__(self) -> None:
+        check_shapes(dict.fromkeys(("gt_id", "iou", "status", "multiplicity"), "B A"), vars(self))
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -36,6 +40,8 @@ class Truth:
     boxes, labels, images: [G, 4] fp32 xyxy pixels, [G] int64 classes 0..K-1 and [G] int64 position in the batch.
     ignore_boxes, ignore_images: [R, 4] and [R], regions to ignore.
     num_images: B.
+
+    Raises ValueError for fields whose shapes do not fit one another.
     """
 
     boxes: Tensor
@@ -44,6 +50,10 @@ class Truth:
     ignore_boxes: Tensor
     ignore_images: Tensor
     num_images: int
+
+    def __post_init__(self) -> None:
+        forms = {"boxes": "G 4", "labels": "G", "images": "G", "ignore_boxes": "R 4", "ignore_images": "R"}
+        check_shapes(forms, vars(self))
 
 
 class Assigner(Protocol):
@@ -82,11 +92,13 @@ class MaxIoUAssigner:
 
     def __call__(self, anchors: Tensor, truth: Truth) -> Matches:
         """Match [A, 4] fp32 xyxy anchors, the same for every image: [B, A]."""
+        check_shapes({"anchors": "A 4"}, {"anchors": anchors})
         overlaps = box_iou(truth.boxes, anchors)
         return self._match(overlaps, truth.images, truth.num_images, covered(anchors, truth))
 
     def match_proposals(self, proposals: Tensor, images: Tensor, truth: Truth) -> Matches:
         """Match [P, 4] fp32 xyxy proposals of the images [P] int64: [1, P]."""
+        check_shapes({"proposals": "P 4", "images": "P"}, {"proposals": proposals, "images": images})
         # A box of another image overlaps nothing here, not even by 0.
         overlaps = torch.where(truth.images[:, None] == images, box_iou(truth.boxes, proposals), -1.0)
         crowded = covered(proposals, truth).gather(0, images[None])

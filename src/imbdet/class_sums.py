@@ -6,6 +6,7 @@ time, or in one kernel fused by ``torch.compile``. Only a gradient that will be 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -100,8 +101,26 @@ def _function() -> type[_SumOverClasses]:
 
 
 def _at_target(logits: Tensor, label: Tensor) -> Tensor:
-    """[N] logits of the target classes, promoted; of any class where there is no target."""
-    return promote(logits.gather(1, label.clamp(0, logits.shape[1] - 1)[:, None])[:, 0])
+    """[N] logits of the target classes, promoted; of the first class where there is no target."""
+    classes = logits.shape[1]
+    index = torch.where((label == -1) | (label == classes), 0, label)
+    with refused_labels(label, classes):
+        return promote(logits.gather(1, index[:, None])[:, 0])
+
+
+@contextmanager
+def refused_labels(label: Tensor, background: int) -> Iterator[None]:
+    """Say which labels are allowed where an operation on a CPU has met another; nothing waits for the device."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        wrong = label[(label < -1) | (label > background)]
+        if not len(wrong):
+            raise
+        raise ValueError(
+            f"label {int(wrong[0])} does not exist; expected 0 to {background - 1} for foreground, {background} for "
+            "background, -1 for ignored"
+        ) from error
 
 
 def _differentiable_slopes(

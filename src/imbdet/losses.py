@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imbdet.class_sums import class_sums
+from imbdet.class_sums import class_sums, refused_labels
 from imbdet.domains import ALPHA, BOX_BETA, check_word
 from imbdet.heads import Activation
 from imbdet.margins import CrossEntropy, Focal, FocalStar, MarginLoss, derivative, promote
+from imbdet.shapes import check_floats, check_same_shape, check_shapes
 
 __all__ = [
     "ClassificationLoss",
@@ -30,6 +31,8 @@ __all__ = [
     "sum_over_classes",
 ]
 
+ONE_HOT = ", one target for each logit (torch.nn.functional.one_hot makes targets of class indices)"
+
 
 def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross entropy of each logit.
@@ -40,6 +43,9 @@ def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         [N, C], not reduced; fp32 for half-precision logits.
+
+    Raises:
+        ValueError: logits and targets of different shapes, or logits that are no floats.
     """
     return _elementwise(CrossEntropy(), logits, targets, None)
 
@@ -58,7 +64,8 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float | None, gam
         [N, C], not reduced; fp32 for half-precision logits.
 
     Raises:
-        ValueError: gamma below 0, alpha outside 0..1 (None is for no weighing, not -1), or one that is not finite.
+        ValueError: gamma below 0, alpha outside 0..1 (None is for no weighing, not -1), or one that is not finite;
+            logits and targets of different shapes, or logits that are no floats. Values of targets are not checked.
     """
     return _elementwise(Focal(gamma), logits, targets, alpha)
 
@@ -67,7 +74,7 @@ def sigmoid_focal_star_loss(logits: Tensor, targets: Tensor, alpha: float | None
     """FL* of each logit, Lin et al. 2017 appendix A; arguments as :func:`sigmoid_focal_loss`, gamma above 0.
 
     Raises:
-        ValueError: gamma not above 0, alpha outside 0..1, or a value that is not finite.
+        ValueError: as there, for gamma of 0 and for a beta that is not finite as well.
     """
     return _elementwise(FocalStar(gamma, beta), logits, targets, alpha)
 
@@ -92,9 +99,11 @@ def sum_over_classes(
         [N] fp32 (fp64 for fp64 logits), 0 where ignored; its gradient is 0 there too.
 
     Raises:
-        ValueError: alpha outside 0..1.
+        ValueError: alpha outside 0..1, other shapes or dtypes, or a label outside -1..K. On a GPU such a label fails an
+            assertion of the device, as in PyTorch's own losses: looking for it would make the host wait.
     """
     ALPHA.check("alpha", alpha)
+    _check_rows(logits, label)
     return class_sums(logits, label, loss, alpha, compiled)
 
 
@@ -132,10 +141,13 @@ class ClassificationLoss:
 def softmax_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """[N, K + 1] logits, the background's last, and [N] labels to [N] cross entropies in fp32 (fp64 kept).
 
-    Rows with label -1 cost nothing and get no gradient, whatever they hold.
+    Rows with label -1 cost nothing and get no gradient, whatever they hold. Raises ValueError for other shapes or
+    dtypes, and for a label outside -1..K (on a GPU see :func:`sum_over_classes`).
     """
+    _check_rows(logits, label)
     kept = torch.where((label >= 0)[:, None], promote(logits), 0.0)  # NaN times a gradient of 0 would be NaN
-    return F.cross_entropy(kept, label, ignore_index=-1, reduction="none")
+    with refused_labels(label, logits.shape[1] - 1):
+        return F.cross_entropy(kept, label, ignore_index=-1, reduction="none")
 
 
 def smooth_l1(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:
@@ -147,14 +159,26 @@ def smooth_l1(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:
         beta: where the parabola meets the line, at least 0.
 
     Raises:
-        ValueError: beta below 0 or not finite.
+        ValueError: beta below 0 or not finite, or shapes that differ.
     """
     BOX_BETA.check("beta", beta)
+    check_same_shape("deltas", deltas, "targets", targets)
     return F.smooth_l1_loss(promote(deltas), targets, reduction="none", beta=beta)
+
+
+def _check_rows(logits: Tensor, label: Tensor) -> None:
+    check_floats("logits", logits)
+    check_shapes({"logits": "N C", "label": "N"}, {"logits": logits, "label": label})
+    if not logits.shape[1]:
+        raise ValueError(f"logits of shape {list(logits.shape)} have no column; expected at least one class")
+    if label.dtype != torch.int64:
+        raise ValueError(f"label is of {label.dtype}; expected torch.int64")
 
 
 def _elementwise(loss: MarginLoss, logits: Tensor, targets: Tensor, alpha: float | None) -> Tensor:
     ALPHA.check("alpha", alpha)
+    check_floats("logits", logits)
+    check_same_shape("logits", logits, "targets", targets, ONE_HOT)
     x = promote(logits)
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     as_target, as_other = derivative(0, loss, x), derivative(0, loss, -x)

@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from imbdet.geometry import paired_iou
+from imbdet.shapes import check_shapes
 
 if TYPE_CHECKING:  # detectors build on methods, which build on this module
     from imbdet.assigners import Matches, Truth
     from imbdet.geometry import BoxCoder
 
 Stage = Literal["dense", "rpn", "roi"]
+ROWS_OF_ONE = ("label", "gt_id", "image_id", "level", "prior_iou", "weight", "multiplicity")  # fields of shape [N]
+ROW_FIELDS = ("priors", *ROWS_OF_ONE)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Kept:
     index: Tensor
     valid: Tensor
     weight: Tensor
+
+    def __post_init__(self) -> None:
+        check_shapes({"index": "M", "valid": "M", "weight": "M"}, vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,8 @@ class Candidates:
     box_coder: encodes boxes relative to priors.
     num_classes, num_images: K and the number of images B.
     stage: which head these candidates are for. "rpn" has one class, object.
+
+    Raises ValueError for fields whose shapes do not fit one another.
     """
 
     priors: Tensor
@@ -64,6 +72,10 @@ class Candidates:
     num_classes: int
     num_images: int
     stage: Stage
+    forms: ClassVar[dict[str, str]] = {"priors": "N 4", **dict.fromkeys(ROWS_OF_ONE, "N"), "gt_boxes": "G 4"}
+
+    def __post_init__(self) -> None:
+        check_shapes(self.forms, vars(self))
 
     @cached_property
     def foreground(self) -> Tensor:
@@ -101,9 +113,6 @@ def _with_gradient(compute: "Callable[[Samples], Tensor]") -> "cached_property[T
     return cached_property(torch.enable_grad()(compute))
 
 
-ROW_FIELDS = ("priors", "label", "gt_id", "image_id", "level", "prior_iou", "weight", "multiplicity")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Samples(Candidates):
     """Candidates with their predictions: all that a method reads.
@@ -116,6 +125,16 @@ class Samples(Candidates):
     logits: Tensor
     deltas: Tensor
     generator: torch.Generator | None = None
+    forms: ClassVar[dict[str, str]] = Candidates.forms | {"logits": "N C", "deltas": "N R 4"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _, rows, _ = self.deltas.shape
+        if rows not in (1, self.num_classes):
+            raise ValueError(
+                f"deltas of shape {list(self.deltas.shape)} have {rows} rows a candidate; expected 1, or one for "
+                f"each of the {self.num_classes} classes"
+            )
 
     @_with_gradient
     def foreground_deltas(self) -> Tensor:

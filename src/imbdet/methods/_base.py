@@ -57,6 +57,7 @@ class Method(nn.Module, ABC):
         self.head = head
         self.normalizer = NORMALIZERS[normalizer]()
         self.box_beta = box_beta
+        self.register_forward_pre_hook(_check_columns, with_kwargs=True)
 
     @abstractmethod
     def forward(self, samples: Samples) -> dict[str, Tensor]:
@@ -89,6 +90,17 @@ class Method(nn.Module, ABC):
     def box_rows(self, samples: Samples) -> Tensor:
         """[N] smooth L1 losses of the foreground's offsets, summed over the four; 0 elsewhere."""
         return smooth_l1(samples.foreground_deltas, samples.delta_targets, self.box_beta).sum(1)
+
+
+def _check_columns(method: Method, args: tuple[Samples, ...], kwargs: dict[str, Samples]) -> None:
+    """Raise ValueError for logits of the other kind of head: a sigmoid loss would take the background for a class."""
+    (samples,) = (*args, *kwargs.values())
+    shape, wanted = samples.logits.shape, method.head.columns(samples.num_classes)
+    if shape[1] != wanted:
+        raise ValueError(
+            f"logits of shape {list(shape)} have {shape[1]} columns; {type(method).__name__} with "
+            f"{samples.num_classes} classes and {method.head.activation} expected {wanted}"
+        )
 
 
 def two_terms(samples: Samples, class_rows: Tensor, box_rows: Tensor, divisor: Tensor) -> dict[str, Tensor]:
