@@ -41,10 +41,9 @@ class Domain:
             raise ValueError(f"{name} is {value!r}; expected {kind}{self._bounds(name)}{none}")
 
     def _within(self, value: float) -> bool:
-        low = -math.inf < value and (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
-        return (
-            low and value < math.inf and (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
-        )
+        above = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
+        below = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
+        return above and below and -math.inf < value < math.inf
 
     def _bounds(self, name: str) -> str:
         pairs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
