@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from imbdet.domains import SHARE, check_thresholds, check_word
+from imbdet.geometry import first_non_finite
 from imbdet.shapes import check_shapes
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
@@ -40,8 +41,10 @@ class Truth:
     boxes, labels, images: [G, 4] fp32 xyxy pixels, [G] int64 classes 0..K-1 and [G] int64 position in the batch.
     ignore_boxes, ignore_images: [R, 4] and [R], regions to ignore.
     num_images: B.
+    checked: whether all boxes are known to be finite. Otherwise the constructor looks, which waits for the device.
 
-    Raises ValueError for fields whose shapes do not fit one another.
+    Raises ValueError for fields whose shapes do not fit one another, and for a box that is not finite: its image would
+    have no foreground and hardly any background.
     """
 
     boxes: Tensor
@@ -50,10 +53,23 @@ class Truth:
     ignore_boxes: Tensor
     ignore_images: Tensor
     num_images: int
+    checked: bool = False
 
     def __post_init__(self) -> None:
         forms = {"boxes": "G 4", "labels": "G", "images": "G", "ignore_boxes": "R 4", "ignore_images": "R"}
         check_shapes(forms, vars(self))
+        if not (self.checked or torch.cat([self.boxes, self.ignore_boxes]).isfinite().all()):
+            _refuse_non_finite("box", self.boxes, self.images)
+            _refuse_non_finite("region to ignore", self.ignore_boxes, self.ignore_images)
+
+
+def _refuse_non_finite(kind: str, boxes: Tensor, images: Tensor) -> None:
+    row = first_non_finite(boxes)
+    if row is not None:
+        image = int(images[row])
+        place = int((images[:row] == image).sum())
+        corners = boxes[row].tolist()
+        raise ValueError(f"image {image} of the batch, {kind} {place}: {corners}, expected finite numbers")
 
 
 class Assigner(Protocol):
@@ -110,11 +126,12 @@ class MaxIoUAssigner:
         iou = _max_by_image(overlaps, gt_images, num_images, 0.0)
         ids = torch.arange(gts, device=overlaps.device)[:, None]
         # Of equal overlaps the first box wins, as argmax does: the largest of the negated ids.
-        first = torch.where(overlaps == iou[gt_images], -ids, -gts)
+        first = torch.where(overlaps < iou[gt_images], -gts, -ids)
         gt_id = -_max_by_image(first, gt_images, num_images, -gts)
         gt_id = torch.where(gt_id < gts, gt_id, -1)
         status = torch.where(iou < self.background_iou, BACKGROUND, IGNORED)
-        status = torch.where(iou >= self.foreground_iou, FOREGROUND, status)
+        # Neither comparison holds for NaN: a prior that is not finite is foreground, where its loss shows it.
+        status = torch.where(iou < self.foreground_iou, status, FOREGROUND)
         if self.low_quality != "off":
             best = overlaps.amax(dim=1, keepdim=True) if overlaps.shape[1] else overlaps
             forces = (overlaps == best) & (best > 0) & (best >= self.low_quality_iou)

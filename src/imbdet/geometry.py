@@ -64,6 +64,12 @@ def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return boxes[..., :2] + size / 2, size
 
 
+def first_non_finite(boxes: Tensor) -> int | None:
+    """Row of the first of [n, 4] boxes that is not finite, None where all are. Waits for the device."""
+    rows = (~boxes.isfinite().all(1)).nonzero()
+    return int(rows[0]) if len(rows) else None
+
+
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """[..., 4] and [..., 4] xyxy boxes to [...] IoU of each pair; 0 where both have no area."""
     low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])

@@ -199,3 +199,42 @@ def test_crowds_never_change_foreground(boxes, regions):
     assert torch.equal(free.status == FOREGROUND, crowded.status == FOREGROUND)
     assert torch.equal(free.gt_id, crowded.gt_id)
     assert ((crowded.status == free.status) | (crowded.status == IGNORED)).all()
+
+
+NAN, INF = float("nan"), float("inf")
+NON_FINITE = [[NAN] * 4, [8, 8, NAN, 24], [8, 8, INF, 24], [-INF, 8, 24, 24]]
+REFUSED = r"image 2 of the batch, {} 1: \[.*(nan|inf).*\], expected finite numbers"
+
+
+@pytest.mark.parametrize("corners", NON_FINITE, ids=str)
+def test_boxes_and_regions_that_are_not_finite_are_refused_by_image_and_place(corners):
+    good = [0, 0, 16, 16]
+    lists = [[good], [], [good, corners, good]]
+    with pytest.raises(ValueError, match=REFUSED.format("box")):
+        truth_of(lists, [[], [], []])
+    with pytest.raises(ValueError, match=REFUSED.format("region to ignore")):
+        truth_of([[good], [], []], lists)
+
+
+def test_arrays_of_different_lengths_or_forms_are_refused():
+    boxes, zeros = as_boxes([[0, 0, 16, 16], [8, 8, 24, 24]]), torch.zeros(2, dtype=torch.int64)
+    none = as_boxes([]), zeros[:0]
+    for flat in ((boxes, zeros[:1], zeros), (boxes, zeros, zeros[:1]), (boxes, zeros[:, None], zeros)):
+        with pytest.raises(ValueError, match=r"boxes, labels and images of shapes .* \[n, 4\] for boxes and \[n\]"):
+            Truth(*flat, *none, num_images=1)
+    with pytest.raises(ValueError, match=r"of shapes \[\[2, 5\], \[2\], \[2\]\]"):
+        Truth(torch.ones(2, 5), zeros, zeros, *none, num_images=1)
+    with pytest.raises(ValueError, match=r"regions to ignore and their images of shapes \[\[2, 4\], \[1\]\]"):
+        Truth(*none[:1], zeros[:0], zeros[:0], boxes, zeros[:1], num_images=1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_prior_that_is_not_finite_is_never_left_out(rule):
+    """As foreground it makes the loss NaN, which a training sees; ignored or as background it would be gone."""
+    anchors = torch.cat([grid(), as_boxes([[NAN, 0, 16, 16]])])
+    truth = truth_of([[[0, 0, 16, 16]], []], [[], []])
+    matches = MaxIoUAssigner(0.5, 0.4, rule)(anchors, truth)
+    assert matches.status[0, -1] == FOREGROUND
+    assert matches.gt_id[0, -1] == 0
+    proposals = MaxIoUAssigner(0.5, 0.4, rule).match_proposals(anchors, torch.zeros(len(anchors)).long(), truth)
+    assert proposals.status[0, -1] == FOREGROUND

@@ -359,3 +359,25 @@ def test_an_empty_batch_of_boxes_keeps_its_shapes() -> None:
         torch.int64,
         torch.int64,
     )
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+def test_a_sample_has_a_label_for_each_box() -> None:
+    """Joined with those of other images, its boxes would get their labels, or theirs its."""
+    two = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 5.0, 5.0]])
+    for labels in (torch.tensor([0]), torch.tensor([0, 1, 1]), torch.tensor([[0], [1]])):
+        with pytest.raises(ValueError, match=f"image 4: 2 boxes and {len(labels)} labels"):
+            replace(no_boxes(), boxes=two, labels=labels)
+    with pytest.raises(ValueError, match="image 4: 0 boxes and 1 labels"):
+        replace(no_boxes(), labels=torch.tensor([0]))
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_sample_has_finite_boxes(value: float) -> None:
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, value, 5.0, 5.0]])
+    with pytest.raises(ValueError, match=r"image 4, box 1: \[1\.0, .*(nan|inf).*, expected finite"):
+        replace(no_boxes(), boxes=boxes, labels=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"image 4, region to ignore 1: .*(nan|inf).*, expected finite"):
+        replace(no_boxes(), ignore=boxes)

@@ -20,7 +20,8 @@ class Batch:
     image_ids: [B] int64, ids in the annotation file.
     gt_boxes: [G, 4] fp32 xyxy, pixels of the resized image. gt_labels: [G] int64, 0..K-1.
     gt_images: [G] int64, position in the batch, ascending.
-    ignore_boxes, ignore_images: [R, 4] and [R], crowd regions, in the same terms.
+    ignore_boxes, ignore_images: [R, 4] and [R], crowd regions, in the same terms. All boxes are finite; see
+        :class:`imbdet.data.loader.Sample`.
     seed: of the draws that samplers and methods make on this batch; None for PyTorch's global generator.
     """
 
@@ -49,9 +50,8 @@ class Batch:
     @property
     def truth(self) -> Truth:
         """The ground truth alone."""
-        return Truth(
-            self.gt_boxes, self.gt_labels, self.gt_images, self.ignore_boxes, self.ignore_images, num_images=len(self)
-        )
+        flat = self.gt_boxes, self.gt_labels, self.gt_images, self.ignore_boxes, self.ignore_images
+        return Truth(*flat, num_images=len(self), checked=True)
 
     def generator(self, device: torch.device) -> torch.Generator | None:
         """A new generator on ``device`` with the batch's seed."""

@@ -21,6 +21,7 @@ from imbdet.data.facts import read_prepared
 from imbdet.data.table import Ints
 from imbdet.data.transforms import decode, fitted_size, flip, resize
 from imbdet.errors import UserError
+from imbdet.geometry import first_non_finite
 from imbdet.layout import Layout
 from imbdet.seeding import generator, number
 from imbdet.settings import Detector
@@ -34,6 +35,9 @@ class Sample:
     image: [3, h, w] uint8, on the device "meta" where only its size is asked for. scale: [2] fp32, resized over
     original size, (x, y). boxes: [n, 4] fp32 xyxy and ignore: [r, 4] fp32 xyxy, pixels of the resized image.
     labels: [n] int64.
+
+    Raises ValueError, naming the image, for boxes and labels that differ in number and for boxes that are not finite:
+    matching, on the device, does not look again.
     """
 
     image: Tensor
@@ -42,6 +46,16 @@ class Sample:
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.boxes.shape[:1]:
+            counts = f"{len(self.boxes)} boxes and {self.labels.numel()} labels"
+            raise ValueError(f"image {self.image_id}: {counts}, expected a label for each box")
+        for kind, boxes in {"box": self.boxes, "region to ignore": self.ignore}.items():
+            row = first_non_finite(boxes)
+            if row is not None:
+                corners = boxes[row].tolist()
+                raise ValueError(f"image {self.image_id}, {kind} {row}: {corners}, expected finite numbers")
 
 
 def collate(samples: list[Sample], stride: int, seed: int | None = None) -> Batch:
