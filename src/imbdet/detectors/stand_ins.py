@@ -12,11 +12,10 @@ from torchvision.ops import clip_boxes_to_image
 from imbdet.assigners import MaxIoUAssigner, Truth
 from imbdet.detectors.base import suppress
 from imbdet.detectors.faster_rcnn import SMALLEST
+from imbdet.detectors.targets import Targets, join_targets, positions
 from imbdet.geometry import BoxCoder
 from imbdet.samplers import RandomSampler
 from imbdet.samples import Candidates, Kept, Samples, Stage, dense_candidates, proposal_candidates
-
-Targets = list[dict[str, Tensor]]
 
 
 def remember_levels(head: Any, inputs: tuple[list[Tensor]], outputs: Any) -> None:
@@ -31,9 +30,9 @@ def dense_losses(
     """Stands in for :meth:`torchvision.models.detection.RetinaNet.compute_loss`."""
     logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
     classes = logits.shape[-1] - (model.method.head.activation == "softmax")
-    truth = _truth(targets, _labels(targets, classes, first=0))
+    truth = join_targets(targets, len(anchors), classes, first=0)
     coder = _box_coder(model.head.regression_head.box_coder)
-    candidates = _match_anchors(model, anchors, model.head.level_counts, truth, coder, classes, "dense")
+    candidates = _match_anchors(model, _shared(anchors), model.head.level_counts, truth, coder, classes, "dense")
     losses: dict[str, Tensor] = model.method(candidates.predicted(logits.flatten(0, 1), deltas.flatten(0, 1)[:, None]))
     return losses
 
@@ -55,14 +54,13 @@ def rpn_forward(
     levels = list(features.values())
     of_level = rpn.head(levels)
     anchors = rpn.anchor_generator(images, levels)
+    priors, truth = _shared(anchors), join_targets(targets, len(anchors), 1, first=None)
     counts = [logits[0].numel() for logits in of_level[0]]
     logits, deltas = concat_box_prediction_layers(*of_level)
     boxes = rpn.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
     proposals, _ = rpn.filter_proposals(boxes, logits, images.image_sizes, counts)
 
-    objects = torch.zeros(sum(len(target["boxes"]) for target in targets), dtype=torch.int64, device=logits.device)
-    truth = _truth(targets, objects)
-    candidates = _match_anchors(rpn, anchors, counts, truth, _box_coder(rpn.box_coder), 1, "rpn")
+    candidates = _match_anchors(rpn, priors, counts, truth, _box_coder(rpn.box_coder), 1, "rpn")
     deltas = deltas[:, None]
     kept = _sample(rpn, candidates, lambda: candidates.predicted(logits.detach(), deltas.detach()))
     losses = rpn.method(candidates.select(kept).predicted(logits[kept.index], deltas[kept.index]))
@@ -82,6 +80,9 @@ def roi_forward(
         result = type(heads).forward(heads, features, proposals, image_shapes, targets)
         return result
     softmax = heads.method.head.activation == "softmax"
+    classes = heads.box_predictor.cls_score.out_features - softmax
+    proposals = [_single(boxes, "proposals") for boxes in proposals]
+    truth = join_targets(targets, len(image_shapes), classes, first=1)
 
     def predict(rows: Candidates) -> Samples:
         """Rows in the order of their images."""
@@ -91,10 +92,10 @@ def roi_forward(
         # torchvision's first column is the background's, and its first four offsets are for nothing.
         return rows.predicted(logits.roll(-1, 1) if softmax else logits, deltas.unflatten(1, (-1, 4))[:, 1:])
 
-    if not any(map(len, proposals)) and not any(len(target["boxes"]) for target in targets):
+    if not any(map(len, proposals)) and not len(truth.boxes):
         # RPN sends every box out of its image and there is no ground truth: take the images.
         proposals = [boxes.new_tensor([[0, 0, w, h]]) for boxes, (h, w) in zip(proposals, image_shapes, strict=True)]
-    candidates = _match_proposals(heads, proposals, targets, heads.box_predictor.cls_score.out_features - softmax)
+    candidates = _match_proposals(heads, proposals, truth, classes)
     kept = _sample(heads, candidates, lambda: predict(candidates))
     rows = kept.valid.nonzero()[:, 0]  # slots that stayed empty are not worth pooling, here where the host waits anyway
     rows = rows[candidates.image_id[kept.index[rows]].argsort(stable=True)]
@@ -133,56 +134,34 @@ def _sample(part: Any, candidates: Candidates, score: Callable[[], Samples]) -> 
 
 
 def _match_anchors(
-    part: Any, anchors: list[Tensor], counts: list[int], truth: Truth, coder: BoxCoder, classes: int, stage: Stage
+    part: Any, priors: Tensor, counts: list[int], truth: Truth, coder: BoxCoder, classes: int, stage: Stage
 ) -> Candidates:
     """All anchors of all images, matched by the paper's own rule or the model's. ``counts``: anchors of each level."""
-    priors = _single(anchors[0], "anchors")  # the images are padded to one size, so that all have the same anchors
     sizes = torch.tensor(counts, device=priors.device)
     levels = torch.arange(len(counts), device=priors.device).repeat_interleave(sizes, output_size=len(priors))
     matches = (part.method.assigner() or _max_iou(part.proposal_matcher))(priors, truth)
     return dense_candidates(priors, levels, matches, truth.boxes, truth.labels, coder, classes, stage)
 
 
-def _match_proposals(heads: Any, proposals: list[Tensor], targets: Targets, classes: int) -> Candidates:
+def _match_proposals(heads: Any, proposals: list[Tensor], truth: Truth, classes: int) -> Candidates:
     """Each image's proposals and, after them, its ground truth, as torchvision has them."""
-    truth = _truth(targets, _labels(targets, classes, first=1))
-    boxes = torch.cat([part for i, own in enumerate(proposals) for part in (own, targets[i]["boxes"].to(own.dtype))])
-    boxes = _single(boxes, "proposals")
-    counts = [len(own) + len(target["boxes"]) for own, target in zip(proposals, targets, strict=True)]
-    images = _positions(counts, boxes)
+    found = positions([len(own) for own in proposals], truth.images.device)
+    images = torch.cat([found, truth.images])
+    order = images.argsort(stable=True)
+    boxes, images = torch.cat([*proposals, truth.boxes])[order], images[order]
     matches = _max_iou(heads.proposal_matcher).match_proposals(boxes, images, truth)
     return proposal_candidates(boxes, images, matches, truth, _box_coder(heads.box_coder), classes)
+
+
+def _shared(anchors: list[Tensor]) -> Tensor:
+    """The anchors of each image: images are padded to one size, so that all have the same."""
+    return _single(anchors[0], "anchors")
 
 
 def _single(boxes: Tensor, what: str) -> Tensor:
     if boxes.dtype != torch.float32:
         raise ValueError(f"{what} of {boxes.dtype}, expected float32; see imbdet.attach about autocast")
     return boxes
-
-
-def _truth(targets: Targets, labels: Tensor) -> Truth:
-    """Ground truth of the batch in flat arrays; ``labels`` [G] from 0."""
-    boxes = torch.cat([target["boxes"] for target in targets]).float()
-    images = _positions([len(target["boxes"]) for target in targets], boxes)
-    return Truth(boxes, labels, images, boxes[:0], images[:0], len(targets))
-
-
-def _labels(targets: Targets, classes: int, first: int) -> Tensor:
-    """[G] int64 labels from 0 of torchvision's, which begin at ``first``.
-
-    One out of range would count as background.
-    """
-    labels = torch.cat([target["labels"] for target in targets]).long() - first
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):
-        raise ValueError(f"label {int(wrong[0]) + first} of a box, expected {first} to {classes - 1 + first}")
-    return labels
-
-
-def _positions(counts: list[int], like: Tensor) -> Tensor:
-    """[sum of counts] int64, position in the batch of what each image has ``counts`` of."""
-    each = torch.tensor(counts, device=like.device)
-    return torch.arange(len(counts), device=like.device).repeat_interleave(each, output_size=sum(counts))
 
 
 def _max_iou(rule: Any) -> MaxIoUAssigner:
