@@ -23,6 +23,7 @@ from stock_models import (
 )
 from torch.testing import assert_close
 from torchvision.models.detection import fcos_resnet50_fpn, ssdlite320_mobilenet_v3_large
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetHead
 
 import imbdet
 from imbdet.methods.noisy_anchors import TopNAssigner
@@ -185,6 +186,70 @@ def test_anchors_in_half_precision_are_refused(stock):
     images, targets = batch(*BATCHES["two images"])
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"anchors of torch\.bfloat16"):
         stock(images, targets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("before_attach", [True, False])
+def test_a_model_in_another_precision_is_refused(stock, dtype, before_attach):
+    stock.to(dtype if before_attach else torch.float32)
+    imbdet.attach(stock, imbdet.build_method(FOCAL))
+    stock.to(dtype)
+    images, targets = batch(*BATCHES["two images"])
+    message = rf"anchors of {re.escape(str(dtype))}, expected float32: call model\.float\(\) and give images of float32"
+    with pytest.raises(ValueError, match=message):
+        stock([image.to(dtype) for image in images], targets)
+    losses = stock.float()(images, targets)
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def classification_head(classes):
+    return RetinaNetClassificationHead(256, 9, classes)
+
+
+REPLACED = {
+    "head": ("focal-dense-batch", "head", lambda: RetinaNetHead(256, 9, CLASSES)),
+    "head, softmax": (SOFTMAX, "head", lambda: RetinaNetHead(256, 9, CLASSES + 1)),
+    "as many classes": (SOFTMAX, "head.classification_head", lambda: classification_head(CLASSES)),
+    "as many columns": (SOFTMAX, "head.classification_head", lambda: classification_head(CLASSES + 1)),
+    "last layer": (SOFTMAX, LAST, lambda: torch.nn.Conv2d(256, 9 * CLASSES, 3, padding=1)),
+}
+
+
+@pytest.mark.parametrize(("case", "name", "new"), REPLACED.values(), ids=REPLACED)
+def test_a_part_that_was_changed_must_not_be_replaced_afterwards(case, name, new):
+    model, _ = attached(case)
+    model.set_submodule(name, new())
+    lost = "head" if name == "head" else LAST
+    with pytest.raises(ValueError, match=rf"model\.{re.escape(lost)} was replaced after imbdet.attach, .* attach last"):
+        model(*batch(*BATCHES["two images"]))
+
+
+def test_a_classification_head_for_other_classes_trains_where_the_columns_stay(stock):
+    """torchvision's recipe for fine-tuning, before or after."""
+    imbdet.attach(stock, imbdet.build_method(FOCAL))
+    stock.head.classification_head = classification_head(CLASSES + 4)
+    images, targets = batch(*BATCHES["two images"])
+    targets[0]["labels"][0] = CLASSES + 3
+    assert all(loss.isfinite() for loss in stock(images, targets).values())
+    targets[0]["labels"][0] = CLASSES + 4
+    with pytest.raises(ValueError, match=f"label {CLASSES + 4} of a box, expected 0 to {CLASSES + 3}"):
+        stock(images, targets)
+
+
+@pytest.mark.parametrize("case", ["focal-dense-batch", SOFTMAX])
+def test_a_wrapper_replaces_nothing(case):
+    class Wrapper(torch.nn.Module):
+        def __init__(self, wrapped):
+            super().__init__()
+            self.wrapped = wrapped
+
+        def forward(self, *inputs):
+            return self.wrapped(*inputs)
+
+    model, _ = attached(case)
+    before = model(*batch(*BATCHES["two images"]))
+    model.head.classification_head.cls_logits = Wrapper(model.get_submodule(LAST))
+    assert model(*batch(*BATCHES["two images"])) == before
 
 
 @pytest.mark.parametrize("label", [-1, CLASSES])

@@ -1,6 +1,7 @@
 """The library in somebody else's model: torchvision's Faster R-CNN with each method of this library, at each stage."""
 
 import copy
+import re
 import runpy
 from contextlib import contextmanager
 
@@ -23,6 +24,8 @@ from stock_models import (
 )
 from torch.testing import assert_close
 from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
 
 import imbdet
 from imbdet.samplers import RandomSampler
@@ -231,6 +234,69 @@ def test_boxes_in_half_precision_are_refused(case_of_stage, what):
     model, _ = attached(**case_of_stage)
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=rf"{what} of torch\.bfloat16"):
         model(*batch(*BATCHES["two images"]))
+
+
+@pytest.mark.parametrize(("case_of_stage", "what"), [({"rpn": RPN}, "anchors"), ({"roi": ROI}, "proposals")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_in_another_precision_is_refused(case_of_stage, what, dtype, monkeypatch):
+    model, _ = attached(**case_of_stage)
+    if "roi" in case_of_stage:  # torchvision's RPN, which has no half precision on a CPU
+        whole = torch.tensor([[0.0, 0.0, 64.0, 64.0]], dtype=dtype)
+        monkeypatch.setattr(model.rpn, "forward", lambda images, *rest: ([whole] * len(images.image_sizes), {}))
+    images, targets = batch(*BATCHES["two images"])
+    message = rf"{what} of {re.escape(str(dtype))}, expected float32: call model\.float\(\)"
+    with pytest.raises(ValueError, match=message):
+        model.to(dtype)([image.to(dtype) for image in images], targets)
+
+
+def replace_rpn(model):
+    model.rpn = faster_rcnn().rpn
+
+
+def replace_roi_heads(model):
+    model.roi_heads = faster_rcnn().roi_heads
+
+
+@pytest.mark.parametrize(("replace", "name"), [(replace_rpn, "rpn"), (replace_roi_heads, "roi_heads")])
+def test_a_part_that_lost_its_method_is_refused(replace, name):
+    """It would train with torchvision's own losses, without a word."""
+    model, _ = attached(**BOTH)
+    replace(model)
+    with pytest.raises(ValueError, match=rf"model\.{name} was replaced after imbdet.attach, .* attach last"):
+        model(*batch(*BATCHES["two images"]))
+
+
+@pytest.mark.parametrize("classes", [1, CLASSES, CLASSES + 2])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_torchvisions_predictor_is_refused_in_the_place_of_a_sigmoid_one(classes, mode):
+    model, _ = attached(roi="focal-roi")
+    model.roi_heads.box_predictor = FastRCNNPredictor(1024, classes + 1)
+    images, targets = batch(*BATCHES["two images"])
+    for target in targets:
+        target["labels"] = target["labels"].clamp(max=classes)
+    message = rf"gives {classes + 1} columns and {4 * (classes + 1)} offsets; Focal needs K columns .* attach last"
+    with pytest.raises(ValueError, match=message):
+        getattr(model, mode)()(images, targets)
+
+
+def test_a_predictor_of_another_form_is_refused_after_attach():
+    model, _ = attached(roi=ROI)
+    model.roi_heads.box_predictor.cls_score = torch.nn.Linear(1024, CLASSES + 2)
+    with pytest.raises(ValueError, match=rf"gives {CLASSES + 2} columns .*; CrossEntropy needs K \+ 1 columns"):
+        model(*batch(*BATCHES["two images"]))
+    model.roi_heads.box_predictor = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"box_predictor is a Identity without cls_score\. Build the model anew"):
+        model(*batch(*BATCHES["two images"]))
+
+
+def test_heads_with_the_same_kind_of_columns_may_be_replaced_after_attach():
+    """torchvision's recipe for fine-tuning: a predictor for other classes."""
+    model, _ = attached(**BOTH)
+    model.roi_heads.box_predictor = FastRCNNPredictor(1024, CLASSES + 5)
+    model.rpn.head = RPNHead(256, 3)
+    images, targets = batch(*BATCHES["two images"])
+    targets[0]["labels"][0] = CLASSES + 4
+    assert all(loss.isfinite() for loss in model(images, targets).values())
 
 
 @pytest.mark.parametrize("case", [ROI, "focal-roi"])

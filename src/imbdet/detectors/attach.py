@@ -10,6 +10,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from imbdet.detectors.base import initialise
 from imbdet.detectors.stand_ins import (
     dense_losses,
+    refuse_replaced,
     remember_levels,
     roi_forward,
     rpn_forward,
@@ -40,8 +41,13 @@ def attach(
     is a new one, and inference reads its scores; so attach after loading weights and before making the optimizer.
 
     Labels are torchvision's: 0 to K-1 of a RetinaNet with K columns, 1 to K of a Faster R-CNN with K + 1. Training
-    raises ValueError for others, and where torchvision made its anchors in half precision, as it does under autocast,
-    which moves most of them; autocast only the backbone, and hand on its features in fp32.
+    raises ValueError for others, for an image with another number of labels than of boxes, and for a box that is not
+    finite; it names the image and the box. It also does so for a model that is not in fp32, and where torchvision made
+    its anchors in half precision, as it does under autocast, which moves most of them; autocast only the backbone, and
+    hand on its features in fp32.
+
+    Attach last. A part that has lost its method, or a last layer that the method asked for, because it was replaced
+    afterwards, raises ValueError in training.
 
     Raises:
         ValueError: another kind of model, no method or one for a stage that the model lacks, a method that is not
@@ -58,7 +64,8 @@ def attach(
         threshold = methods[stage].head.score_threshold
         if threshold is not None and stage != "rpn":  # RPN's is of proposals
             part.score_thresh = threshold
-        _ATTACH[stage](part)
+        changed = _ATTACH[stage](part)
+        model.register_forward_pre_hook(partial(refuse_replaced, changed))
 
 
 def _parts(model: Any, methods: Mapping[Stage, Method]) -> dict[Stage, Any]:
@@ -101,8 +108,9 @@ def _check_layer(head: nn.Module, layer: str, kind: type[nn.Module], method: str
         )
 
 
-def _attach_dense(model: Any) -> None:
+def _attach_dense(model: Any) -> dict[str, nn.Module]:
     spec: HeadSpec = model.method.head
+    changed = {"head": model.head}
     model.head.register_forward_hook(remember_levels)
     model.compute_loss = partial(dense_losses, model)
     if spec.activation == "softmax":
@@ -113,13 +121,16 @@ def _attach_dense(model: Any) -> None:
         head.cls_logits = nn.Conv2d(old.in_channels, channels, *shape).to(old.weight)
         initialise(head.cls_logits, spec)
         model.postprocess_detections = partial(softmax_detections, model)
+        changed["head.classification_head.cls_logits"] = head.cls_logits
+    return changed
 
 
-def _attach_rpn(rpn: Any) -> None:
+def _attach_rpn(rpn: Any) -> dict[str, nn.Module]:
     rpn.forward = partial(rpn_forward, rpn)
+    return {"rpn": rpn}
 
 
-def _attach_roi(heads: Any) -> None:
+def _attach_roi(heads: Any) -> dict[str, nn.Module]:
     spec: HeadSpec = heads.method.head
     heads.forward = partial(roi_forward, heads)
     if spec.activation == "sigmoid":
@@ -128,6 +139,9 @@ def _attach_roi(heads: Any) -> None:
         heads.box_predictor.cls_score = layer
         initialise(layer, spec)
         heads.postprocess_detections = partial(sigmoid_detections, heads)
+    return {"roi_heads": heads}
 
 
-_ATTACH: dict[Stage, Callable[[Any], None]] = {"dense": _attach_dense, "rpn": _attach_rpn, "roi": _attach_roi}
+# What was changed, by name; a part that is replaced later takes the method away.
+_ATTACH: dict[Stage, Callable[[Any], dict[str, nn.Module]]]
+_ATTACH = {"dense": _attach_dense, "rpn": _attach_rpn, "roi": _attach_roi}

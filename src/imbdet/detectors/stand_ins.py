@@ -1,11 +1,11 @@
 """What :func:`imbdet.attach` puts in the place of torchvision's functions, each with the same arguments and results."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import clip_boxes_to_image
 
@@ -17,11 +17,28 @@ from imbdet.geometry import BoxCoder
 from imbdet.samplers import RandomSampler
 from imbdet.samples import Candidates, Kept, Samples, Stage, dense_candidates, proposal_candidates
 
+ATTACH_LAST = "Build the model anew, replace its parts, and attach last"
 
-def remember_levels(head: Any, inputs: tuple[list[Tensor]], outputs: Any) -> None:
+
+def refuse_replaced(changed: Mapping[str, nn.Module], model: nn.Module, inputs: Any) -> None:
+    """Raise ValueError where a model in training has lost a module that ``attach`` changed, by name.
+
+    A module inside a wrapper is not lost.
+    """
+    if not model.training:
+        return
+    for name, module in changed.items():
+        part = model.get_submodule(name.split(".")[0])
+        if all(module is not other for other in part.modules()):
+            raise ValueError(f"model.{name} was replaced after imbdet.attach, which had changed it. {ATTACH_LAST}")
+
+
+def remember_levels(head: Any, inputs: tuple[list[Tensor]], outputs: dict[str, Tensor]) -> None:
     """torchvision hands the anchors of all levels to the loss as one tensor; keep the number of each level."""
     (features,) = inputs
-    head.level_counts = [feature[0, 0].numel() * head.classification_head.num_anchors for feature in features]
+    cells = [feature[0, 0].numel() for feature in features]
+    per_cell = outputs["cls_logits"].shape[1] // sum(cells)
+    head.level_counts = [per_cell * count for count in cells]
 
 
 def dense_losses(
@@ -80,7 +97,7 @@ def roi_forward(
         result = type(heads).forward(heads, features, proposals, image_shapes, targets)
         return result
     softmax = heads.method.head.activation == "softmax"
-    classes = heads.box_predictor.cls_score.out_features - softmax
+    classes = _num_classes(heads)
     proposals = [_single(boxes, "proposals") for boxes in proposals]
     truth = join_targets(targets, len(image_shapes), classes, first=1)
 
@@ -89,6 +106,7 @@ def roi_forward(
         counts = rows.image_id.bincount(minlength=rows.num_images).tolist()
         pooled = heads.box_roi_pool(features, list(rows.priors.split(counts)), image_shapes)
         logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        _check_columns(heads, logits, deltas)
         # torchvision's first column is the background's, and its first four offsets are for nothing.
         return rows.predicted(logits.roll(-1, 1) if softmax else logits, deltas.unflatten(1, (-1, 4))[:, 1:])
 
@@ -109,6 +127,7 @@ def sigmoid_detections(
     """Stands in for torchvision's postprocess_detections, which takes the softmax of all columns: boxes, scores, labels
     of each image, every class of every proposal by itself.
     """
+    _check_columns(heads, logits, deltas)
     counts = [len(boxes) for boxes in proposals]
     scores: Tensor = heads.method.head.scores(logits)
     labels = torch.arange(1, scores.shape[1] + 1, device=scores.device).expand_as(scores)
@@ -122,6 +141,29 @@ def sigmoid_detections(
         whole = ((inside[..., 2:] - inside[..., :2]) >= SMALLEST).all(-1)
         found.append(suppress(inside[whole], label[whole], score[whole], *limits))
     return [image.boxes for image in found], [image.scores for image in found], [image.labels for image in found]
+
+
+def _num_classes(heads: Any) -> int:
+    """K, by the columns of the present predictor: one for softmax may have been replaced since ``attach``."""
+    layer = getattr(heads.box_predictor, "cls_score", None)
+    if layer is None:
+        kind = type(heads.box_predictor).__name__
+        raise ValueError(f"model.roi_heads.box_predictor is a {kind} without cls_score. {ATTACH_LAST}")
+    softmax: bool = heads.method.head.activation == "softmax"
+    return int(layer.out_features) - softmax
+
+
+def _check_columns(heads: Any, logits: Tensor, deltas: Tensor) -> None:
+    """Raise ValueError for a predictor whose columns do not fit the method, as one made after ``attach`` has them."""
+    columns, offsets = logits.shape[1], deltas.shape[1]
+    activation = heads.method.head.activation
+    needed = "K" if activation == "sigmoid" else "K + 1"
+    if offsets != 4 * (columns + (activation == "sigmoid")):
+        raise ValueError(
+            f"model.roi_heads.box_predictor gives {columns} columns and {offsets} offsets; "
+            f"{type(heads.method).__name__} needs {needed} columns ({activation}) and 4 (K + 1) offsets for K classes. "
+            f"If the predictor was replaced after imbdet.attach: {ATTACH_LAST.lower()}"
+        )
 
 
 def _sample(part: Any, candidates: Candidates, score: Callable[[], Samples]) -> Kept:
@@ -159,8 +201,12 @@ def _shared(anchors: list[Tensor]) -> Tensor:
 
 
 def _single(boxes: Tensor, what: str) -> Tensor:
+    """Refuse boxes in another precision; torchvision's have that of the features."""
     if boxes.dtype != torch.float32:
-        raise ValueError(f"{what} of {boxes.dtype}, expected float32; see imbdet.attach about autocast")
+        raise ValueError(
+            f"{what} of {boxes.dtype}, expected float32: call model.float() and give images of float32; under autocast "
+            "do as imbdet.attach says"
+        )
     return boxes
 
 
