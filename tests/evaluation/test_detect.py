@@ -10,6 +10,7 @@ from imbdet.data.facts import read_facts
 from imbdet.detectors import build_detector
 from imbdet.detectors.base import ImageDetections
 from imbdet.detectors.retinanet import RetinaNet
+from imbdet.errors import UserError
 from imbdet.evaluation import detect
 from imbdet.evaluation.detections import Detections
 from imbdet.files import write_bytes
@@ -110,3 +111,27 @@ def test_a_detector_of_two_stages_detects_alike(place):
     first = layout.detections("two-stage").read_bytes()
     detect.run(study, layout, "two-stage")
     assert layout.detections("two-stage").read_bytes() == first
+
+
+HEADS = {
+    "head.classification_head.cls_logits": EXPERIMENT,
+    "head.regression_head.bbox_reg": EXPERIMENT,
+    "rpn.head.cls_logits": "two-stage",
+    "rpn.head.bbox_pred": "two-stage",
+    "roi_heads.box_predictor.cls_score": "two-stage",
+    "roi_heads.box_predictor.bbox_pred": "two-stage",
+}
+
+
+@pytest.mark.parametrize(("name", "experiment"), HEADS.items())
+def test_outputs_that_are_nan_are_refused_and_no_empty_result(place, name, experiment):
+    """A score that is NaN is above no threshold, and a box that is NaN has no width: both would just be gone."""
+    study, layout = small_study(place, **ADDED)
+    model = build_detector(study, experiment, read_facts(layout))
+    torch.nn.init.constant_(model.get_submodule(name).bias, torch.nan)
+    write_bytes(layout.weights(experiment), serialise(model.state_dict()))
+    with pytest.raises(
+        UserError, match=r"images \[4, 14, 24\]: the detector's outputs are NaN: its weights are damaged"
+    ):
+        detect.run(study, layout, experiment)
+    assert not layout.detections(experiment).exists()

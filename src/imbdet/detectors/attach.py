@@ -38,16 +38,13 @@ def attach(
 
     The network, its weights and inference stay as they are, the bias of the classification layer included, unless the
     method asks for other columns: softmax in a RetinaNet, sigmoid in RoI heads. Then the last layer of classification
-    is a new one, and inference reads its scores; so attach after loading weights and before making the optimizer.
+    is a new one, and inference reads its scores; so attach after loading weights and replacing heads, and
+    before making the optimizer.
 
     Labels are torchvision's: 0 to K-1 of a RetinaNet with K columns, 1 to K of a Faster R-CNN with K + 1. Training
-    raises ValueError for others, for an image with another number of labels than of boxes, and for a box that is not
-    finite; it names the image and the box. It also does so for a model that is not in fp32, and where torchvision made
-    its anchors in half precision, as it does under autocast, which moves most of them; autocast only the backbone, and
-    hand on its features in fp32.
-
-    Attach last. A part that has lost its method, or a last layer that the method asked for, because it was replaced
-    afterwards, raises ValueError in training.
+    raises ValueError for others, for another number of labels than of boxes, for boxes that are not finite, and where
+    attached parts were replaced since. It refuses other precisions than fp32: under autocast torchvision makes anchors
+    in half precision, which moves most of them; autocast only the backbone, and hand on its features in fp32.
 
     Raises:
         ValueError: another kind of model, no method or one for a stage that the model lacks, a method that is not

@@ -10,6 +10,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from imbdet.data.batch import Batch
 from imbdet.detectors.anchors import Anchors
+from imbdet.errors import UserError
 from imbdet.geometry import nms_in_groups
 from imbdet.heads import HeadSpec
 from imbdet.methods import Method
@@ -73,7 +74,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def detect(self, batch: Batch, settings: Evaluate) -> list[ImageDetections]:
-        """Detections of each image, in pixels of the resized image."""
+        """Detections of each image, in pixels of the resized image.
+
+        Raises :class:`imbdet.errors.UserError` where the network gives NaN.
+        """
 
     def score_threshold(self, settings: Evaluate) -> float:
         """The study's lowest score of a detection, unless the paper of the last stage's method has its own."""
@@ -100,6 +104,15 @@ def initialise(last_layer: nn.Conv2d | nn.Linear, head: HeadSpec) -> None:
     nn.init.normal_(last_layer.weight, std=head.weight_std)
     assert last_layer.bias is not None
     nn.init.constant_(last_layer.bias, head.bias)
+
+
+def refuse_nan(batch: Batch, *outputs: Tensor) -> None:
+    """Raise :class:`UserError` where a head's outputs for a batch hold NaN: thresholds would drop them in silence."""
+    if torch.stack([output.isnan().any() for output in outputs]).any():
+        raise UserError(
+            f"images {batch.image_ids.tolist()}: the detector's outputs are NaN: its weights are damaged or too large. "
+            "Fetch the weights again, or train again with a lower train.optimizer.lr or with train.clip_norm"
+        )
 
 
 def suppress(

@@ -16,7 +16,7 @@ from imbdet.assigners import MaxIoUAssigner
 from imbdet.data.batch import Batch
 from imbdet.detectors.anchors import Anchors
 from imbdet.detectors.backbones import build_backbone
-from imbdet.detectors.base import Detector, ImageDetections, initialise, suppress
+from imbdet.detectors.base import Detector, ImageDetections, initialise, refuse_nan, suppress
 from imbdet.detectors.proposals import pool, propose
 from imbdet.geometry import BoxCoder, clip
 from imbdet.heads import HeadSpec
@@ -138,9 +138,12 @@ class FasterRCNN(Detector):
     def detect(self, batch: Batch, settings: Evaluate) -> list[ImageDetections]:
         """Detections of each image: every class of every proposal above the threshold, suppressed by class."""
         features = self.features(batch)
-        proposals = self.propose(batch, *self.predict_objects(features), self.rpn_settings.inference)
+        objects = self.predict_objects(features)
+        refuse_nan(batch, *objects)
+        proposals = self.propose(batch, *objects, self.rpn_settings.inference)
         boxes, images = torch.cat(proposals), _positions(proposals)
         logits, deltas = self.predict_classes(features, boxes, images)
+        refuse_nan(batch, logits, deltas)
         scores = self.method("roi").head.scores(logits)
         found = clip(ROI_CODER.decode(deltas, boxes[:, None]), batch.sizes[images][:, None])
         whole = ((found[..., 2:] - found[..., :2]) >= SMALLEST).all(-1)

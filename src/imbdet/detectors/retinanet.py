@@ -16,7 +16,7 @@ from imbdet.assigners import Assigner, MaxIoUAssigner
 from imbdet.data.batch import Batch
 from imbdet.detectors.anchors import Anchors
 from imbdet.detectors.backbones import build_backbone
-from imbdet.detectors.base import Detector, ImageDetections, initialise, suppress
+from imbdet.detectors.base import Detector, ImageDetections, initialise, refuse_nan, suppress
 from imbdet.geometry import BoxCoder, clip
 from imbdet.methods import Method
 from imbdet.samples import Candidates, Samples, Stage, dense_candidates
@@ -84,6 +84,7 @@ class RetinaNet(Detector):
         non-maximum suppression by class at ``nms_iou`` over all levels; the best ``detections_per_image`` remain.
         """
         logits, deltas = self.predict(batch)
+        refuse_nan(batch, logits, deltas)
         size = batch.images.shape[-2:]
         anchors, _ = self.anchors(*size)
         counts = self.anchors.counts(*size)
