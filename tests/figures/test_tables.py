@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ def test_markdown_has_every_cell(cells, group):
     columns = [Column(group, "heading", column) for column in cells]
     lines = markdown(columns, "caption").splitlines()
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line]
-    shown = [[unescape(cell.strip(), "|*_") for cell in row] for row in rows[3:-1]]
+    shown = [[unescape(cell.strip(), "|*_$\\") for cell in row] for row in rows[3:-1]]
     assert shown == [list(row) for row in zip(*cells, strict=True)]
 
 
@@ -58,3 +59,26 @@ def test_missing_values_are_dashes():
 @given(st.text("ab *_`|\\", max_size=20))
 def test_rst_escapes_are_undone_by_reading(plain):
     assert re.sub(r"\\(.)", r"\1", rst(plain)) == plain + "\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown", "made"),
+    [
+        ("<b>bold</b>", r"\<b>bold\</b>", "<b>bold</b>"),
+        ("`code`", r"\`code\`", "`code`"),
+        ("$x$ and \\*", r"\$x\$ and \\\*", r"\$x\$ and \textbackslash{}*"),
+        ("[a](b)", r"\[a](b)", "{[}a](b)"),
+        ("two\nlines", "two lines", "two lines"),
+        ("~5^2", r"\~5^2", r"\textasciitilde{}5\textasciicircum{}2"),
+        ("< 0.001", "< 0.001", "< 0.001"),
+    ],
+)
+def test_marks_of_either_language_are_shown_as_they_are(cell, shown, made):
+    columns = [Column("", "heading", [cell])]
+    assert markdown(columns, "caption").splitlines()[2] == f"| {shown} |"
+    assert f"\n{made} \\\\\n" in latex(columns, "caption", "label")
+
+
+def test_headings_and_groups_of_a_table_are_text_too():
+    made = markdown([Column("a|b", "c|d_", ["e"])], "caption")
+    assert made.splitlines()[:3] == [r"| a\|b |", "| --- |", r"| **c\|d\_** |"]

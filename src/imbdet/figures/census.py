@@ -95,7 +95,7 @@ def _classes(axes: "Axes", data: "DataFrame") -> None:
     axes.set(yscale="log", ylabel="boxes", title="boxes by class", ylim=(0.7, 4 * data["count"].max()))
     axes.grid(False, axis="x")
     if len(data) <= NAMED_CLASSES:
-        axes.set_xticks(range(len(data)), data["name"].astype(str), fontsize=8, **_slanted(len(data)))
+        axes.set_xticks(range(len(data)), data["name"], fontsize=8, **_slanted(len(data)))
         turned = 90 if len(data) > FEW_CLASSES else 0  # side by side, many numbers would overlap
         numbers = [f"{count:,.0f}" for count in data["count"]]
         axes.bar_label(bars, numbers, padding=1.5, fontsize=7, rotation=turned)

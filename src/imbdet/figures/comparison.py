@@ -29,7 +29,7 @@ def loss_and_parameters(method: Mapping[str, Any]) -> dict[str, Any]:
 
 def published(table: str) -> "DataFrame":
     """Return the rows of a published table, e.g. ``focal_loss_1b``; each carries its paper, table, data and setting."""
-    return records.read_csv(PUBLISHED / f"{table}.csv", SOURCE).astype({"table": str})
+    return records.read_csv(PUBLISHED / f"{table}.csv", SOURCE)
 
 
 def inputs(study: Study, layout: Layout, experiments: Sequence[str]) -> list[Path]:
@@ -82,12 +82,7 @@ def _measured(
 def caption(study: Study, data: "DataFrame", what: str, note: str = "") -> str:
     """Say what each side was measured on, and that the two are no competition; ``note`` says more of the columns."""
     sources = data.dropna(subset="published_table")[[f"published_{key}" for key in SOURCE]].drop_duplicates()
-    theirs = "; ".join(
-        f"{paper}, table {table:g}, {on}, {setting}"
-        if isinstance(table, float)  # a number that has been through CSV, beside rows without one
-        else f"{paper}, table {table}, {on}, {setting}"
-        for paper, table, on, setting in sources.to_numpy()
-    )
+    theirs = "; ".join(f"{paper}, table {table}, {on}, {setting}" for paper, table, on, setting in sources.to_numpy())
     ours = data.dropna(subset="measured_experiment").iloc[0]
     elsewhere = "" if captions.is_coco(study) else "on other data, "
     runs = "one run each" if len(study.seeds) == 1 else f"means of {len(study.seeds)} runs"

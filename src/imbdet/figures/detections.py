@@ -78,7 +78,7 @@ def caption(study: Study, data: "DataFrame") -> str:
 
 def draw(data: "DataFrame") -> "Figure":
     """A row of panels for each image; two images side by side where they fit."""
-    panels = json.loads(data["panels"].iloc[0])
+    panels = json.loads(data["panels"].iloc[0].replace(r"\$", r"\\$"))  # the mark of style.plain, as JSON has it
     images = [image for _, image in data.groupby("image_id", sort=False)]
     beside = 2 if len(panels) <= 3 and len(images) > 1 else 1
     widths = ([1.0] * len(panels) + [GAP]) * beside
@@ -102,7 +102,7 @@ def draw(data: "DataFrame") -> "Figure":
 
 def _colours(data: "DataFrame") -> dict[str, str]:
     """A colour for each class, on photographs and in white boxes alike; black would be lost on dark pixels."""
-    categories = sorted(data["category"].dropna().astype(str).unique())
+    categories = sorted(data["category"].dropna().unique())
     return {name: style.COLOURS[1:][index % (len(style.COLOURS) - 1)] for index, name in enumerate(categories)}
 
 
@@ -119,7 +119,7 @@ def _panel(axes: "Axes", image: "DataFrame", name: str, colours: dict[str, str],
     point = width / (72 * inches)  # in pixels of the image
     taken: list[_Place] = []
     for _, box in image[image["shown"] == name].iterrows():
-        colour = colours[str(box["category"])]
+        colour = colours[box["category"]]
         axes.add_patch(Rectangle((box["x"], box["y"]), box["w"], box["h"], fill=False, edgecolor=colour, linewidth=1.3))
         words = _words(box)
         size = (LETTER * FONT * len(words) * point, LINE * FONT * point)
@@ -171,7 +171,6 @@ def _label(axes: "Axes", words: str, place: _Place, colour: str) -> None:
         color="white" if colour in DARK else "black",
         zorder=4,
         clip_on=True,
-        parse_math=False,
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
     )
 

@@ -24,7 +24,7 @@ def redraw(study: Study, layout: Layout, name: str, folder: Path) -> None:
     write_text(folder / f"{name}.rst", captions.rst(caption))
     if hasattr(module, "draw"):
         with style.applied():
-            picture = module.draw(data)
+            picture = module.draw(style.plain(data))
             style.add_caption(picture, caption, captions.badge(study) if inputs else "")
             for kind in ("png", "svg"):
                 write_bytes(folder / f"{name}.{kind}", style.encode(picture, kind))

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SIGNIFICANT = 0.05  # adjusted p values below it are called more than chance
+# Columns of names that people choose: text even where all of it looks like numbers.
+_OF_EITHER_SIDE = ("experiment", "label", "detector", "data")
+NAMES = (
+    *(*_OF_EITHER_SIDE, *(f"measured_{column}" for column in _OF_EITHER_SIDE)),
+    *("baseline", "baseline_label", "name", "category", "shown", "tail", "axis", "property"),
+    *("claimed_data", "published_data", "table", "published_table"),
+)
 _REMEDY = "remove it and run the study again"
 
 
@@ -51,11 +58,11 @@ def read_csv(path: Path, columns: Iterable[str]) -> "DataFrame":
 
 
 def parse_csv(text: str, where: str) -> "DataFrame":
-    """Parse CSV in which only an empty field is a missing value: a class may be called ``None``."""
+    """Parse CSV. Names are text, and only an empty field is missing: classes may be called ``01`` and ``None``."""
     import pandas as pd
 
     try:
-        return pd.read_csv(StringIO(text), keep_default_na=False, na_values=[""])
+        return pd.read_csv(StringIO(text), dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
     except pd.errors.ParserError as error:
         raise UserError(f"{where} is not valid CSV: {error}; {_REMEDY}") from error
     except pd.errors.EmptyDataError as error:

@@ -55,6 +55,11 @@ def applied() -> Iterator[None]:
         yield
 
 
+def plain(data: "DataFrame") -> "DataFrame":
+    """Return data whose words are drawn as they are: matplotlib takes what stands between two ``$`` for a formula."""
+    return data.replace(r"\$", r"\\$", regex=True)
+
+
 def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> "tuple[Figure, list[Axes]]":
     """Return a figure of the common width and its axes in reading order; ``options`` go to ``Figure.subplots``."""
     from matplotlib.figure import Figure

@@ -1,6 +1,7 @@
 """Tables for readers: Markdown and LaTeX (booktabs) from columns of text."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +17,12 @@ _LATEX = {
     "β": r"$\beta$",
     "α": r"$\alpha$",
     "≤": r"$\leq$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "[": "{[}",  # after a line's end it would begin an option
 }
+# What would be markup in Markdown, HTML or a formula; a bare < or & is none.
+_MARKDOWN = re.compile(r"[\\|*_`$~\[]|<(?=[A-Za-z/!?])|&(?=#?\w+;)")
 _LATEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
 
 
@@ -60,7 +66,7 @@ def estimates(values: Iterable[float], low: Iterable[float], high: Iterable[floa
 def markdown(columns: Sequence[Column], caption: str) -> str:
     """Return a GitHub table with the caption below; where there are groups, they are its head and headings a row."""
     rows = [[_plain(cell) for cell in row] for row in zip(*(column.cells for column in columns), strict=True)]
-    head = [column.heading for column in columns]
+    head = [_plain(column.heading) for column in columns]
     if any(column.group for column in columns):
         rows.insert(0, [f"**{heading}**" for heading in head])
         head = [_plain(name) if place == 0 else "" for name, width in _groups(columns) for place in range(width)]
@@ -70,7 +76,12 @@ def markdown(columns: Sequence[Column], caption: str) -> str:
 
 def _plain(words: str) -> str:
     """Words of which Markdown shows every character."""
-    return words.replace("|", r"\|").replace("*", r"\*").replace("_", r"\_")
+    return _MARKDOWN.sub(r"\\\g<0>", _line(words))
+
+
+def _line(words: str) -> str:
+    """Words in one line, as a cell must be."""
+    return " ".join(words.splitlines())
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
@@ -106,4 +117,4 @@ def latex(columns: Sequence[Column], caption: str, label: str) -> str:
 
 
 def _escape(words: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in words)
+    return "".join(_LATEX.get(character, character) for character in _line(words))

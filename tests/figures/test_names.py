@@ -1,0 +1,112 @@
+"""Names that people choose are text: in the data, the pictures and the tables, whatever they look like."""
+
+from html import unescape
+
+import fabricate
+import pandas as pd
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from imbdet import figures
+from imbdet.figures import checking, drawing, records, style
+from imbdet.layout import Layout
+
+# A column that holds nothing but these looks like numbers.
+LIKE_NUMBERS = ("0", "01", "0.10", "1e5", "-0", "inf", "2", "5", "+3", ".5", "1_0", "1.", "007", "0x1", "NaN", "00")
+LIKE_FORMULAS = ("US$ 5", "$x$", "$\\frac$", "\\$", "$$", "a_b^c & 50 %", "<i>$</i>", "é $ ß")
+LIKE_NOTHING = ("NA", "nan", "None", "null", "True", " a ", '"', ",", "|", "#")
+UNDRAWN = {  # structures name parts of detectors; the others tell classes or experiments apart by numbers
+    *((figure, "name") for figure in ("structure", "structure_two_stage", "frequency_groups")),
+    *((figure, "label") for figure in ("gradient_shares", "gamma")),
+}
+NAMED = [name for name in figures.FIGURES if name not in figures.OF_A_SWEEP]
+
+
+def named(labels, classes, monkeypatch):
+    """The fabricated study with other labels and class names, and its records under the current folder."""
+    raw = fabricate.raw_study()
+    for place, experiment in enumerate(raw["experiments"].values()):
+        experiment["label"] = labels(place)
+    monkeypatch.setattr(fabricate, "CLASSES", tuple(map(classes, range(len(fabricate.CLASSES)))))
+    study = fabricate.study(experiments=raw["experiments"])
+    fabricate.write(study, Layout.of(study))
+    return study, Layout.of(study)
+
+
+@pytest.fixture
+def like_numbers(tmp_path, monkeypatch):
+    """A study whose names all look like numbers."""
+    monkeypatch.chdir(tmp_path)
+    return named(lambda i: f"{'' if i < 16 else i}{LIKE_NUMBERS[i % 16]}", LIKE_NUMBERS.__getitem__, monkeypatch)
+
+
+@pytest.fixture
+def like_formulas(tmp_path, monkeypatch):
+    """A study whose names matplotlib would take for formulas, most of them wrong ones."""
+    monkeypatch.chdir(tmp_path)
+    return named(lambda i: f"{LIKE_FORMULAS[i % 8]} {i}", lambda i: f"{LIKE_FORMULAS[i]}", monkeypatch)
+
+
+def read_back(data, name):
+    return records.parse_csv(data.to_csv(index=False), name)
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)
+
+
+@given(st.lists(words | st.sampled_from([*LIKE_NUMBERS, *LIKE_FORMULAS, *LIKE_NOTHING]), min_size=1))
+@example(["0", "01"])
+@example(["2", "5"])
+@example(["0.10"])
+@example(["NA", "1"])
+def test_names_are_read_back_as_they_were_written(names):
+    data = records.frame(dict.fromkeys(records.NAMES, name) for name in names)
+    assert read_back(data, "names").to_dict("list") == dict.fromkeys(records.NAMES, names)
+
+
+def test_all_that_a_figure_writes_as_text_is_read_as_text(like_numbers):
+    study, layout = like_numbers
+    for name in NAMED:
+        data = figures.figure(name).data(study, layout)
+        again = read_back(data, name)
+        for column in data:
+            texts = [value if isinstance(value, str) else None for value in data[column]]
+            assert [value if isinstance(value, str) else None for value in again[column]] == texts, (name, column)
+
+
+def test_tables_show_labels_that_look_like_numbers(like_numbers):
+    study, layout = like_numbers
+    shown = 0
+    for name in NAMED:
+        module = figures.figure(name)
+        if hasattr(module, "table"):
+            columns = module.table(read_back(module.data(study, layout), name))
+            for column in columns:
+                if column.heading == "experiment":
+                    assert set(column.cells) - {"–"} <= {one.label for one in study.experiments.values()}
+                    shown += 1
+    assert shown > 8
+
+
+def test_names_with_dollars_are_drawn_as_they_are(like_formulas, monkeypatch):
+    """In every picture, beside formulas of its own."""
+    study, layout = like_formulas
+    drawn, shown, encode = {}, 0, style.encode
+    monkeypatch.setattr(style, "encode", lambda figure, kind: encode(figure, kind) if kind == "svg" else b"")
+    monkeypatch.setattr(drawing, "write_bytes", lambda path, content: drawn.update({path.name: content}))
+    for name in NAMED:
+        if hasattr(figures.figure(name), "draw") and figures.inputs(study, layout, name):
+            figures.run(study, layout, name)
+            words = " ".join(unescape(" ".join(checking._labels(drawn[f"{name}.svg"]))).split())
+            data = pd.read_csv(layout.figures / f"{name}.csv")
+            for column in {"label", "category", "name"} & set(data):
+                for value in data[column].dropna().unique() if (name, column) not in UNDRAWN else ():
+                    assert value in words, (name, value)
+                    shown += "$" in value
+    assert shown > 100
+
+
+def test_a_label_that_became_a_number_is_a_difference():
+    old, new = (f"experiment,label,AP\nce,{label},1.0\n".encode() for label in ("0.1", "0.10"))
+    assert checking._data(old, new) == "label of row 0 is 0.1, redrawn 0.10"
