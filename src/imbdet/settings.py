@@ -17,6 +17,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Url = Annotated[str, PlainSerializer(without_secrets)]
+_NO_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line ends, halves of characters
 Range = Annotated[tuple[int, int], Field(description="smallest and largest number, both included")]
 
 
@@ -40,6 +41,11 @@ Place = Annotated[str, AfterValidator(_place)]
 def _booleans(value: Any) -> int:
     """Count true and false in a value, or in a list of values."""
     return sum(map(_booleans, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
+
+
+def is_line(name: Any) -> bool:
+    """Whether a name can be shown in figures and tables: text that is not blank, in one line."""
+    return isinstance(name, str) and bool(name.strip()) and not _NO_LINE.search(name)
 
 
 class Section(BaseModel):

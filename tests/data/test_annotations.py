@@ -119,6 +119,19 @@ BAD = {
     "zero byte": ("images", 1, "file_name", "a\0.jpg", "image 10 has file_name 'a\\x00.jpg'"),
     "half a character": ("images", 1, "file_name", "\ud800.jpg", "image 10 has file_name '\\ud800.jpg'"),
     "crowd in words": ("annotations", 1, "iscrowd", "0", "annotation 6 has iscrowd '0'; expected 0 or 1"),
+    "category without a name": ("categories", 0, "name", None, "category 18 has name None; expected a line of text"),
+    "category with an empty name": ("categories", 1, "name", "", "category 2 has name ''; expected a line of text"),
+    "category with a blank name": (
+        "categories",
+        0,
+        "name",
+        " \u00a0",
+        "category 18 has name ' \\xa0'; expected a line",
+    ),
+    "category with a number for a name": ("categories", 0, "name", 18, "category 18 has name 18; expected a line of"),
+    "category with a list of names": ("categories", 0, "name", ["a"], "category 18 has name ['a']; expected a line"),
+    "category with two lines for a name": ("categories", 0, "name", "a\nb", "category 18 has name 'a\\nb'; expected a"),
+    "half a character in a category": ("categories", 0, "name", "\ud800", "category 18 has name '\\ud800'; expected"),
     "leads out": ("images", 1, "file_name", "../x.jpg", "image 10 has file_name '../x.jpg'"),
 }
 
@@ -131,6 +144,21 @@ def test_a_bad_value_is_named(case: str) -> None:
     raw[part][row][key] = value
     with refused(f"^{HERE}: .*{re.escape(message)}"):
         parse_annotations(raw, HERE)
+
+
+def test_a_category_without_the_key_of_its_name_is_refused_where_the_data_are_made(tmp_path: Path) -> None:
+    """Before any training, with the file that the user has to mend."""
+    raw = content()
+    del raw["categories"][1]["name"]
+    with refused(f"^{HERE}: category 2 has name None; .*write the name of the class there"):
+        write_annotations(tmp_path / "instances_train.json", raw, HERE)
+
+
+@pytest.mark.parametrize("name", ["01", " a ", "$", "nan", "<b>", "日本", "\U0001f642\u200d", "x" * 1000])
+def test_any_other_line_of_text_is_the_name_of_a_category_as_it_stands(name: str) -> None:
+    raw = content()
+    raw["categories"][0]["name"] = name
+    assert parse_annotations(raw, HERE).categories.names == ("bicycle", name)
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])

@@ -167,8 +167,7 @@ def parse_annotations(raw: Any, path: Path) -> Annotations:
     table = read_table(raw, path)
     order = np.argsort(table.image_ids)
     by_id = np.argsort(table.category_ids)
-    names = [str(record.get("name", record["id"])) for record in raw["categories"]]
-    categories = Categories(table.category_ids[by_id], tuple(names[i] for i in by_id))
+    categories = Categories(table.category_ids[by_id], tuple(table.category_names[i] for i in by_id))
     labels = categories.labels(table.categories)
     _refuse_defects(table, labels)
     image_ids = table.image_ids[order]

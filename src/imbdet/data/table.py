@@ -13,6 +13,7 @@ from imbdet.data.archives import leads_out
 from imbdet.data.marks import find_marks
 from imbdet.data.schema import looks_like
 from imbdet.errors import UserError
+from imbdet.settings import is_line
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -25,10 +26,11 @@ class Table:
     """The I images, K categories and n annotations of the file ``path``.
 
     content: the file. image_ids: [I] int64. file_names: I paths inside the split's folder. sizes: [I, 2] int64, height
-    and width, pixels. category_ids: [K] int64. ids, images, categories: [n] int64, ids of annotations, of their images
-    and categories. boxes: [n, 4] float64, x y width height; NaN where the file has something else. areas: [n] float64,
-    the box's where the file has none, NaN where it is no number. crowd: [n] bool. marks: key and value of each
-    annotation that is marked to be left out (:mod:`imbdet.data.marks`) and no crowd, by its row.
+    and width, pixels. category_ids: [K] int64. category_names: K names, of one line each. ids, images, categories: [n]
+    int64, ids of annotations, of their images and categories. boxes: [n, 4] float64, x y width height; NaN where the
+    file has something else. areas: [n] float64, the box's where the file has none, NaN where it is no number. crowd:
+    [n] bool. marks: key and value of each annotation that is marked to be left out (:mod:`imbdet.data.marks`) and no
+    crowd, by its row.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Table:
     file_names: tuple[str, ...]
     sizes: Ints
     category_ids: Ints
+    category_names: tuple[str, ...]
     ids: Ints
     images: Ints
     categories: Ints
@@ -68,7 +71,7 @@ def read_table(content: Any, path: Path) -> Table:
 
     Raises :class:`UserError`, naming file, record and value, for content of another schema; for ids and sizes that are
     no integers; for sizes below one pixel; for file names that lead out of their folder or stand for several images;
-    for category ids that are repeated, and where there is no image or category.
+    for category ids that are repeated and categories without a name; and where there is no image or category.
     """
     images, categories, records = (_records(content, key, path) for key in ("images", "categories", "annotations"))
     if not images or not categories:
@@ -92,6 +95,7 @@ def read_table(content: Any, path: Path) -> Table:
         file_names=_file_names(images, path),
         sizes=sizes,
         category_ids=category_ids,
+        category_names=_category_names(categories, path),
         ids=_column(records, "id", "annotation", path),
         images=_column(records, "image_id", "annotation", path),
         categories=_column(records, "category_id", "annotation", path),
@@ -156,6 +160,18 @@ def _marks(records: list[Any], path: Path) -> dict[int, tuple[str, Any]]:
         return find_marks(records)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _category_names(categories: list[Any], path: Path) -> tuple[str, ...]:
+    """Names for records, figures and reports, all of which tell classes by them."""
+    names = tuple(record.get("name") for record in categories)
+    for record, name in zip(categories, names, strict=True):
+        if not is_line(name):
+            raise UserError(
+                f"{path}: category {record['id']} has name {name!r}; expected a line of text that is not blank; write "
+                "the name of the class there"
+            )
+    return names
 
 
 def _file_names(images: list[Any], path: Path) -> tuple[str, ...]:
