@@ -8,14 +8,15 @@ through before its first training.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from imbdet.errors import UserError, nearest
-from imbdet.settings import Axis, Data, Detector, Evaluate, Intervals, LossSamples, Section, Train
+from imbdet.settings import Axis, Data, Detector, Evaluate, Intervals, LossSamples, Section, Train, is_line
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=SAFE_NAME)]
 Stage = Literal["dense", "rpn", "roi"]
+BESIDE = ("pixels", "truth")  # what figures of detections show beside those of experiments
 BASE = "base"  # of a sweep: the point at which the data are the study's own
 STAGES: dict[str, tuple[Stage, ...]] = {"retinanet": ("dense",), "faster_rcnn": ("rpn", "roi")}
 
@@ -36,6 +37,13 @@ class Experiment(Section):
     def method(self) -> dict[str, Any]:
         """The method of the detector's last stage, which its detections come from."""
         return list(self.methods.values())[-1]
+
+    @field_validator("label")
+    @classmethod
+    def _label_can_be_shown(cls, label: str) -> str:
+        if not is_line(label) or label.startswith("_"):
+            raise ValueError("expected a line of text that is not blank and does not begin with _, as legends hide it")
+        return label
 
     @model_validator(mode="after")
     def _methods_are_named(self) -> "Experiment":
@@ -113,6 +121,21 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _experiments_are_told_apart(self) -> "Study":
+        with_label: dict[str, str] = {}
+        for name, experiment in self.experiments.items():
+            if name in BESIDE:
+                raise ValueError(f"experiments.{name}: figures have {name!r} for something else; choose another name")
+            label = " ".join(experiment.label.split())  # as a browser shows it
+            if other := with_label.get(label):
+                raise ValueError(
+                    f"experiments.{other} and experiments.{name} both have the label {label!r}, by which figures and "
+                    "tables tell experiments apart; give each its own"
+                )
+            with_label[label] = name
+        return self
+
+    @model_validator(mode="after")
     def _report_names_experiments(self) -> "Study":
         named = {f"report.{key}": value for key, value in self.report if key != "verdicts"}
         named |= {f"report.verdicts.{claim}": pair for claim, pair in self.report.verdicts.items()}
@@ -175,10 +198,18 @@ class Study(Section):
     def _conditions_are_data(self) -> "Study":
         if self.sweep and self.intervals is None:
             raise ValueError("a sweep shows differences with their intervals; set intervals")
+        known: dict[str, tuple[float, dict[str, Any]]] = {}
         for axis, settings in self.sweep.items():
             for x, changes in settings.points.items():
+                name = condition_name(axis, x, changes)
+                first, others = known.setdefault(name, (x, changes))
+                if others != changes:
+                    raise ValueError(
+                        f"sweep.{axis}.points: {first!r} and {x!r} would both be called {name}; choose values that "
+                        "differ in their first six digits"
+                    )
                 try:
-                    self._data(condition_name(axis, x, changes), changes)
+                    self._data(name, changes)
                 except ValidationError as error:
                     raise ValueError(
                         f"sweep.{axis}.points.{x:g}, which replaces values of data: {_problems(error)}"

@@ -157,6 +157,29 @@ REFUSED = {
         ),
         r"mine.yaml: experiments.a/b.*is 'a/b': .*pattern",
     ),
+    **{
+        f"label {label!r}": (
+            set_at(["experiments", "ce", "label"], label),
+            r"mine.yaml: experiments.ce.label is .*: expected",
+        )
+        for label in ("", "  ", "_hidden", "two\nlines", "bell \x07", "a\u2028b")
+    },
+    "label that is a number": (set_at(["experiments", "ce", "label"], 2), r"experiments.ce.label is 2: .*valid string"),
+    "two experiments with one label": (
+        set_at(["experiments", "two-stage", "label"], "CE"),
+        r"mine.yaml: experiments.ce and experiments.two-stage both have the label 'CE', .*; give each its own$",
+    ),
+    "labels that look alike": (
+        set_at(["experiments", "two-stage", "label"], " CE "),
+        r"experiments.ce and experiments.two-stage both have the label 'CE'",
+    ),
+    **{
+        f"experiment called {name}": (
+            lambda raw, name=name: raw["experiments"].update({name: raw["experiments"]["ce"] | {"label": "another"}}),
+            f"mine.yaml: experiments.{name}: figures have '{name}' for something else; choose another name",
+        )
+        for name in ("truth", "pixels")
+    },
     "unsafe name of a detector": (set_at(["detectors", "a/b"], DETECTOR), r"mine.yaml: detectors.a/b.*is 'a/b'"),
     "reversed range": (set_at(["data", "objects"], [3, 1]), r"objects is \[smallest, largest\].*got \[3, 1\]"),
     "uneven anchors": (

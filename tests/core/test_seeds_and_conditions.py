@@ -175,6 +175,15 @@ REFUSED = {
         {**SWEEP, "sweep": {"objects": OBJECTS | {"points": {1: {}}}}},
         r"sweep.objects.points: .*at least 2 items",
     ),
+    "points of one name": (
+        {
+            **SWEEP,
+            "sweep": {
+                "objects": OBJECTS | {"points": {1.0000001: {"objects": [1, 1]}, 1.0000002: {"objects": [2, 2]}}}
+            },
+        },
+        r"sweep.objects.points: 1.0000001 and 1.0000002 would both be called objects-1; choose values that differ",
+    ),
     "an unknown property": (
         {**SWEEP, "sweep": {"objects": OBJECTS | {"points": {1: {}, 2: {"object": [1, 1]}}}}},
         r"sweep.objects.points.2, which replaces values of data: object: Extra inputs are not permitted",

@@ -57,6 +57,7 @@ def test_the_ablation_of_gamma_is_not_drawn_where_a_gamma_has_several_alphas():
     ours = [name for name in raw["report"]["gamma"] if raw["experiments"][name]["methods"]["dense"]["name"] == "focal"]
     twin = deepcopy(raw["experiments"][ours[0]])
     twin["methods"]["dense"]["alpha"] = 0.6
+    twin["label"] = "twin"
     report = {**raw["report"], "gamma": [*raw["report"]["gamma"], "twin"]}
     names = figures.names(fabricate.study(experiments={**raw["experiments"], "twin": twin}, report=report))
     assert set(figures.names(fabricate.study())) - set(names) == {"gamma_ablation"}
