@@ -1,5 +1,6 @@
 """Names that people choose are text: in the data, the pictures and the tables, whatever they look like."""
 
+import json
 from html import unescape
 
 import fabricate
@@ -110,3 +111,48 @@ def test_names_with_dollars_are_drawn_as_they_are(like_formulas, monkeypatch):
 def test_a_label_that_became_a_number_is_a_difference():
     old, new = (f"experiment,label,AP\nce,{label},1.0\n".encode() for label in ("0.1", "0.10"))
     assert checking._data(old, new) == "label of row 0 is 0.1, redrawn 0.10"
+
+
+@given(st.dictionaries(st.integers(0, 99), st.sampled_from(["a", "b", "a (1)", "a (1) (1)", "", " ", None, 5, "5"])))
+def test_classes_are_called_by_their_names_and_told_apart(names):
+    shown = records.class_names(names.items())
+    assert list(shown) == list(names.items())
+    assert len(set(shown.values())) == len(names)
+    for (key, name), words in shown.items():
+        assert words in (name, str(name), f"{name} ({key})", f"({key})")
+        assert words.strip()
+    if len(set(names.values())) == len(names) and set(names.values()) <= {"a", "b", "5"}:
+        assert list(shown.values()) == list(names.values())
+
+
+@pytest.fixture
+def twins(tmp_path, monkeypatch):
+    """The fabricated study in which a class of the tail has the name of the commonest."""
+    monkeypatch.chdir(tmp_path)
+    classes = list(fabricate.CLASSES)
+    classes[4] = classes[0]
+    return named(lambda i: f"label {i}", classes.__getitem__, monkeypatch)
+
+
+def test_classes_of_one_name_stay_apart(twins, tmp_path, monkeypatch):
+    """In every figure, and in what is measured of each."""
+    study, layout = twins
+    found = {name: figures.figure(name).data(study, layout) for name in ("equalization_table", "frequency_groups")}
+    table = found["equalization_table"].dropna(subset="measured_experiment")
+    assert table["tail"].unique().tolist() == ["disc (5), ring"]
+    rows = json.loads(layout.evaluation("two-equalization").read_text())["per_class"]
+    tail = [100 * row["AP"] for row in rows if row["category_id"] in (5, 6)]
+    assert table["measured_AP_tail"].tolist() == pytest.approx([sum(tail) / 2] * len(table))
+    named = dict(zip(found["frequency_groups"]["id"], found["frequency_groups"]["name"], strict=True))
+    assert [named[key] for key in (1, 2, 5)] == ["disc (1)", "square", "disc (5)"]
+    for name, column in (("census", "name"), ("suppressed_gradients", "name"), ("detections", "category")):
+        shown = set(figures.figure(name).data(study, layout)[column].dropna())
+        assert {"disc (1)", "disc (5)"} <= shown
+        assert "disc" not in shown
+
+
+def test_colours_of_detections_tell_classes_of_one_name_apart(twins):
+    study, layout = twins
+    module = figures.figure("detections")
+    colours = module._colours(read_back(module.data(study, layout), "detections"))
+    assert colours["disc (1)"] != colours["disc (5)"]

@@ -49,7 +49,10 @@ def write(made):
 def write_run(plain, name, seed, rng):
     layout, about = Layout.of(plain).at_seed(seed), {"study": plain.name, "experiment": name}
     values = {key: float(rng.uniform(0, 0.9)) for key in METRICS} | {"AP_large": None}
-    per_class = [{"name": c, "AP": float(rng.uniform(0, 0.9)), "boxes": 30 - 10 * i} for i, c in enumerate(CLASSES)]
+    per_class = [
+        {"category_id": 1 + i, "name": c, "AP": float(rng.uniform(0, 0.9)), "boxes": 30 - 10 * i}
+        for i, c in enumerate(CLASSES)
+    ]
     per_class[2]["AP"] = None if name == "ce" else per_class[2]["AP"]
     common = {"label": plain.experiments[name].label, "detector": plain.experiments[name].detector, "seed": seed}
     # What figures.results needs besides

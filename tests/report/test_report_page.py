@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from parsed_page import Page
 from promises import refused
 
-from imbdet import report
+from imbdet import figures, report
 from imbdet.evaluation.errors import ERRORS
 from imbdet.figures import captions
 from imbdet.figures.tables import Column
 from imbdet.layout import Layout
-from imbdet.report import pictures
+from imbdet.report import pictures, results
 from imbdet.report.page import build
 from imbdet.report.tables import as_number
 from imbdet.study_file import load_study
@@ -91,6 +91,51 @@ def test_classes_are_those_of_the_evaluations(built, study, page):
         found = records(built, study, "evaluation")
         values = [[record["per_class"][place]["AP"] for record in seeds] for seeds in found]
         assert_means(page.table("by class").column(name), values, in_percent)
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_classes_of_one_name_are_not_taken_for_seeds(folder, study, monkeypatch, columns):
+    """Each has a column or, of many, a row of its own, with the values of its own seeds; and its own colour."""
+    monkeypatch.setattr(made_up_study, "CLASSES", ("disc", "ring", "disc"))
+    monkeypatch.setattr(results, "MANY", 20 if columns else 1)
+    made_up_study.write(study)
+    layout, values = Layout.of(study), {}
+    for path in sorted(layout.results.rglob("evaluation.json")):
+        for row in json.loads(path.read_text())["per_class"]:
+            values.setdefault((path.parts[-3], row["category_id"]), []).append(row["AP"])
+    page = Page(build(study, layout))
+    table = page.table("by class")
+    shown = {1: "disc (1)", 2: "ring", 3: "disc (3)"}
+    if columns:
+        assert table.headings[1:4] == list(shown.values())
+    else:
+        assert [cell.text for cell in table.column("class")] == list(shown.values())
+    for place, experiment in enumerate(study.experiments):
+        own = [values[experiment, key] for key in shown]
+        cells = table.rows[place][1:4] if columns else [row[2 + place] for row in table.rows]
+        assert_means(cells, own, in_percent)
+    examples = json.loads(layout.examples.read_text())
+    for box in examples["images"][0]["ground_truth"]:
+        box["category_id"] = 3
+    layout.examples.write_text(json.dumps(examples))
+    categories = json.loads(Page(build(study, layout)).scripts[0])["categories"]
+    assert {int(key): category["name"] for key, category in categories.items()} == shown
+    assert len({category["colour"] for category in categories.values()}) == 3
+
+
+@pytest.mark.parametrize("names", [("0", "01", "0.10"), ("", " ", "NA"), ("$", "nan", "a\\$b$"), (5, None, True)])
+def test_names_and_labels_are_shown_as_they_are_in_every_table(folder, monkeypatch, names):
+    """Though they look like numbers or missing values, or come from records that hold something else."""
+    labels = dict(zip(("ce", "focal-g2.0", "two-stage"), ("0", "01", "0.10"), strict=True))
+    study = made_up_study.study(experiments={name: {"label": label} for name, label in labels.items()})
+    monkeypatch.setattr(made_up_study, "CLASSES", names)
+    made_up_study.write(study)
+    figures.run(study, Layout.of(study), "results")
+    page = Page(build(study, Layout.of(study)))
+    shown = page.table("by class").headings[1:4]
+    for table in ("The table of a study's results", "recall of every experiment"):
+        assert [cell.text for cell in page.table(table).column("experiment")] == list(labels.values())
+    assert shown == [f"({i})" if name in ("", " ", None) else str(name) for i, name in enumerate(names, 1)]
 
 
 @NUMBERS

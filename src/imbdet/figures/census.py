@@ -38,7 +38,7 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     ]
     classes = [
         {"panel": "classes", "name": entry["name"], "counted": "boxes", "count": entry["boxes"]}
-        for entry in census["classes"]
+        for entry in records.census_classes(_record(study, layout))
     ]
     return records.frame([*levels, *classes]).assign(images=census["images"])
 

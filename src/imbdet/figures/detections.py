@@ -40,24 +40,25 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     examples = records.read_json(layout.examples)
     evaluations = {name: records.read_json(layout.evaluation(name)) for name in study.report.detections}
     scores = {name: record["operating_point"]["score"] for name, record in evaluations.items()}
+    names = {key: name for (key, _), name in records.class_names(examples["categories"].items()).items()}
     rows: list[dict[str, Any]] = []
     for image in examples["images"]:
         where = {"image_id": image["image_id"], "width": image["width"], "height": image["height"]}
         rows.append({**where, "shown": "pixels", "pixels": image["pixels"]})
-        rows += _boxes(where, TRUTH, image["ground_truth"], examples["categories"])
+        rows += _boxes(where, TRUTH, image["ground_truth"], names)
         for name, score in scores.items():
             found = [box for box in image["detections"][name] if box["score"] >= score]
-            rows += _boxes(where, name, found, examples["categories"])
+            rows += _boxes(where, name, found, names)
     panels = {TRUTH: "ground truth"} | {name: record["label"] for name, record in evaluations.items()}
     return records.frame(rows).assign(panels=json.dumps(panels, ensure_ascii=False), lowest_score=min(scores.values()))
 
 
-def _boxes(where: dict[str, Any], shown: str, boxes: list[Any], categories: Any) -> list[dict[str, Any]]:
+def _boxes(where: dict[str, Any], shown: str, boxes: list[Any], names: dict[str, str]) -> list[dict[str, Any]]:
     return [
         {
             **where,
             "shown": shown,
-            "category": categories[str(box["category_id"])],
+            "category": names[str(box["category_id"])],
             **dict(zip(("x", "y", "w", "h"), box["bbox"], strict=True)),
             "score": box.get("score"),
         }

@@ -1,5 +1,6 @@
 """The Equalization Loss beside its baselines (Tan et al. 2020, table 5) and the measured runs."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,11 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     joined = comparison.data(study, layout, names, "equalization_methods", KEYS, _describe)
     spared = suppressed_gradients.tail(suppressed_gradients.data(study, layout))
     spared = spared[spared["experiment"] == spared["experiment"].iloc[0]]
-    tail = set(spared.loc[spared["tail"], "name"])
+    spared = spared[spared["tail"]]
     for column, of_tail in (("AP_tail", True), ("AP_others", False)):
-        means = {name: _mean(records.evaluations(study, layout, name), tail, of_tail) for name in names}
+        means = {name: _mean(records.evaluations(study, layout, name), set(spared["class"]), of_tail) for name in names}
         joined[f"measured_{column}"] = joined["measured_experiment"].map(means)
-    return joined.assign(tail=", ".join(sorted(tail)) or "none")
+    return joined.assign(tail=", ".join(sorted(spared["name"])) or "none")
 
 
 def _describe(record: records.Record) -> dict[str, Any]:
@@ -46,10 +47,11 @@ def _describe(record: records.Record) -> dict[str, Any]:
     return {"method": NAMES.get(method["name"], method["name"])}
 
 
-def _mean(runs: list[records.Record], tail: set[str], of_tail: bool) -> float:
-    """Mean AP, in percent, of the classes in or outside the tail, of those that the validation images hold."""
-    rows = [row for run in runs for row in run["per_class"]]
-    known = [row["AP"] for row in rows if (row["name"] in tail) == of_tail and row["AP"] is not None]
+def _mean(runs: list[records.Record], tail: set[int], of_tail: bool) -> float:
+    """Mean AP, in percent, of the classes in or outside the tail (labels), of those that the validation images hold."""
+    by_label = [enumerate(sorted(run["per_class"], key=itemgetter("category_id"))) for run in runs]
+    rows = [row for labelled in by_label for label, row in labelled if (label in tail) == of_tail]
+    known = [row["AP"] for row in rows if row["AP"] is not None]
     return round(100 * sum(known) / len(known), 9) if known else float("nan")
 
 

@@ -41,7 +41,7 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     tables = []
     for name in study.report.equalization:
         census = layout.census(study.experiments[name].detector)
-        classes = groups(records.frame(records.read_json(census)["classes"])[["id", "name", "boxes", "images"]])
+        classes = groups(records.frame(records.census_classes(census))[["id", "name", "boxes", "images"]])
         runs = records.evaluations(study, layout, name)
         aps = [_by_class(run, set(classes["id"]), census) for run in runs]
         means = {category: _mean([ap[category] for ap in aps]) for category in classes["id"]}
@@ -127,7 +127,7 @@ def table(data: "DataFrame") -> list[Column]:
     """A row for each experiment: AP by group and of all classes, and the differences to the first experiment."""
     found = means(data)
     sizes = _sizes(found)
-    columns = [Column("", "experiment", text(found["label"].unique()))]
+    columns = [Column("", "experiment", text(found.drop_duplicates("experiment")["label"]))]
     for heading, value, form in (
         ("AP, percent", "AP", ".1f"),
         (f"difference to {found['label'].iloc[0]}", "difference", "+.1f"),

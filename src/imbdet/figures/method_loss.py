@@ -1,5 +1,6 @@
 """How each method's own loss is spread over the candidates of its trained detector."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,10 @@ def caption(study: Study, data: "DataFrame") -> str:
 
 def _range(data: "DataFrame", kind: str, share: float) -> str:
     """The least and the most that the hardest candidates carry, and with which method."""
-    found = {
-        label: share_of_hardest(curve, share)
-        for (_, label), curve in data[data["set"] == kind].groupby(["experiment", "label"], sort=False)
-    }
-    least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    return f"from {found[least]:.0%} ({least}) to {found[most]:.0%} ({most})"
+    curves = data[data["set"] == kind].groupby("experiment", sort=False)
+    found = [(share_of_hardest(curve, share), curve["label"].iloc[0]) for _, curve in curves]
+    ends = [which(found, key=itemgetter(0)) for which in (min, max)]
+    return "from " + " to ".join(f"{carried:.0%} ({label})" for carried, label in ends)
 
 
 def draw(data: "DataFrame") -> "Figure":

@@ -1,6 +1,7 @@
 """Reading the records that figures are drawn from, with errors that name the file and the command that makes it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -14,7 +15,6 @@ from imbdet.layout import Layout
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SIGNIFICANT = 0.05  # adjusted p values below it are called more than chance
 # Columns of names that people choose: text even where all of it looks like numbers.
 _OF_EITHER_SIDE = ("experiment", "label", "detector", "data")
 NAMES = (
@@ -22,6 +22,7 @@ NAMES = (
     *("baseline", "baseline_label", "name", "category", "shown", "tail", "axis", "property"),
     *("claimed_data", "published_data", "table", "published_table"),
 )
+SIGNIFICANT = 0.05  # adjusted p values below it are called more than chance
 _REMEDY = "remove it and run the study again"
 
 
@@ -75,6 +76,24 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
 
     data = pd.DataFrame(list(rows))
     return data.where(data.notna(), float("nan"))
+
+
+def class_names(classes: Iterable[tuple[Any, Any]]) -> dict[tuple[Any, Any], str]:
+    """Return what to call each class, by its id and name: its name, and its id where the name alone would not do.
+
+    A name would not do where another class has it as well, or where it is blank.
+    """
+    names = {known: "" if known[1] is None else str(known[1]) for known in classes}
+    full = {known: f"{name} ({known[0]})".strip() for known, name in names.items()}
+    taken = Counter([*names.values(), *full.values()])
+    return {known: name if name.strip() and taken[name] == 1 else full[known] for known, name in names.items()}
+
+
+def census_classes(path: Path) -> list[Record]:
+    """Return the classes of a census, each with a name that tells it from the others."""
+    classes = read_json(path)["classes"]
+    names = class_names((entry["id"], entry["name"]) for entry in classes)
+    return [Record({**entry, "name": names[entry["id"], entry["name"]]}, path) for entry in classes]
 
 
 def concat(tables: Iterable["DataFrame"]) -> "DataFrame":

@@ -1,6 +1,7 @@
 """What objects of other classes do to each class, with and without the Equalization Loss (Tan et al. 2020)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def data(study: Study, layout: Layout) -> "DataFrame":
         candidates = records.read_csv(layout.candidates(name), ("set", "class"))
         if "suppressed" in candidates:
             suppressed = candidates[candidates["set"] == "foreground"].groupby("class")["suppressed"].mean()
-            classes = records.read_json(layout.census(study.experiments[name].detector))["classes"]
+            classes = records.census_classes(layout.census(study.experiments[name].detector))
             table = forces(records.read_csv(layout.gradient_shares(name), COLUMNS), classes)
             tables.append(table.assign(suppressed=table["class"].map(suppressed), **records.named(layout, name)))
     if not tables:
@@ -52,7 +53,7 @@ def data(study: Study, layout: Layout) -> "DataFrame":
     return records.concat(tables)[order].assign(images=records.images(layout, "val"))
 
 
-def forces(shares: "DataFrame", classes: list[dict[str, Any]]) -> "DataFrame":
+def forces(shares: "DataFrame", classes: Sequence[Mapping[str, Any]]) -> "DataFrame":
     """What pushes each class down over what pulls it up; ``class`` is its label, by ascending category id."""
     labels = {category: label for label, category in enumerate(sorted(entry["id"] for entry in classes))}
     by_class = shares[shares["by"] == "class"]

@@ -4,7 +4,7 @@ from typing import Any
 
 from imbdet.config import Study
 from imbdet.figures import style
-from imbdet.figures.records import read_json
+from imbdet.figures.records import class_names, read_json
 from imbdet.layout import Layout
 
 TRUTH = "truth"
@@ -25,7 +25,8 @@ def read(study: Study, layout: Layout) -> dict[str, Any] | None:
     }
     images = [_image(image, labels) for image in record["images"]]
     shown = {box["category"] for image in images for boxes in image["boxes"].values() for box in boxes}
-    names = sorted((str(name), key) for key, name in record["categories"].items() if key in shown)
+    called = class_names(record["categories"].items())
+    names = sorted((name, key) for (key, _), name in called.items() if key in shown)
     colours = style.COLOURS[1:]  # without black, which is lost on dark pixels
     return {
         "choices": [[TRUTH, "ground truth"], *([name, label] for name, label in labels.items())],

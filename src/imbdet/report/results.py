@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from imbdet.evaluation.errors import ERRORS
-from imbdet.figures.records import Record, read_json
-from imbdet.report.runs import Group, Run
+from imbdet.figures.records import Record, class_names, read_json
+from imbdet.report.runs import Class, Group, Run, class_of
 from imbdet.report.tables import Cell, Column, Table, number, percent
 
 # All that an evaluation may hold (COCO or LVIS), in the order in which it is shown; what none holds is left out.
@@ -78,18 +78,22 @@ def sizes(groups: Sequence[Group]) -> Table:
 def classes(groups: Sequence[Group]) -> Table:
     """AP by class, classes from the most boxes down; with many classes they are the rows."""
     measured = [group for group in groups if group.evaluations]
-    counts = {row["name"]: row.get("boxes") for group in measured for row in group.evaluations[0]["per_class"]}
-    names = sorted(counts, key=lambda name: -(counts[name] or 0))
+    counts = {class_of(row): row.get("boxes") for group in measured for row in group.evaluations[0]["per_class"]}
+    names = class_names(sorted(counts, key=lambda known: -(counts[known] or 0)))
     caption = "Average precision by class, in percent; classes from the most validation boxes to the fewest"
 
-    def cell(group: Group, name: str) -> Cell:
-        return percent(group.classes.get(name, []))
+    def cell(group: Group, known: Class) -> Cell:
+        return percent(group.classes.get(known, []))
 
     if len(names) <= MANY:
-        columns = [Column(name, below=f"{counts[name]:,} boxes" if counts[name] else "") for name in names]
-        return _table(measured, caption, columns, lambda group: [cell(group, name) for name in names])
+        boxes = {known: f"{counts[known]:,} boxes" if counts[known] else "" for known in names}
+        columns = [Column(name, below=boxes[known]) for known, name in names.items()]
+        return _table(measured, caption, columns, lambda group: [cell(group, known) for known in names])
     heads = [Column(group.first.label, below=group.first.condition or group.first.detector) for group in measured]
-    rows = [[Cell(name), number([counts[name]]), *(cell(group, name) for group in measured)] for name in names]
+    rows = [
+        [Cell(name), number([counts[known]]), *(cell(group, known) for group in measured)]
+        for known, name in names.items()
+    ]
     return Table(caption, [Column("class", numeric=False), Column("boxes"), *heads], rows)
 
 

@@ -11,6 +11,13 @@ from imbdet.figures.captions import detector_name
 from imbdet.figures.records import Record, read_json
 from imbdet.layout import Layout
 
+Class = tuple[int, str]  # id and name: conditions of a sweep may have other classes
+
+
+def class_of(row: Record) -> Class:
+    """The class of an evaluation's row."""
+    return row["category_id"], row["name"]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -61,12 +68,12 @@ class Group:
         return [run.errors for run in self.runs if run.errors is not None]
 
     @cached_property
-    def classes(self) -> dict[str, list[float | None]]:
+    def classes(self) -> dict[Class, list[float | None]]:
         """The AP of each class, by seed; None where it has no box."""
-        values: dict[str, list[float | None]] = {}
+        values: dict[Class, list[float | None]] = {}
         for record in self.evaluations:
             for row in record["per_class"]:
-                values.setdefault(row["name"], []).append(row["AP"])
+                values.setdefault(class_of(row), []).append(row["AP"])
         return values
 
     def measured(self, key: str) -> list[Any]:
