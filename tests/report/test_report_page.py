@@ -361,6 +361,19 @@ def test_a_sweep_shows_its_conditions(folder):
     assert "results/made-up/objects-4/ce/seed-1/training.json" in paths[0]
 
 
+def test_classes_of_one_id_in_conditions_of_other_data_stay_apart(folder):
+    axis = {"label": "objects an image", "experiments": ["ce", "focal-g2.0"], "points": {4: {"objects": [4, 4]}, 2: {}}}
+    swept = made_up_study.study(sweep={"objects": axis})
+    made_up_study.write(swept)
+    for path in Path("results/made-up/base").rglob("evaluation.json"):
+        record = json.loads(path.read_text())
+        record["per_class"][0]["name"] = "cat"
+        path.write_text(json.dumps(record))
+    table = Page(build(swept, Layout.of(swept))).table("by class")
+    assert [cell.value is None for cell in table.column("disc")] == [False, False, True, True]
+    assert [cell.value is None for cell in table.column("cat")] == [True, True, False, False]
+
+
 def test_the_demo_is_of_a_size_to_send(monkeypatch):
     monkeypatch.chdir(ROOT)
     demo = load_study("config/demo.yaml")

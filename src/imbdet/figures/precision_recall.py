@@ -30,7 +30,7 @@ def data(study: Study, layout: Layout) -> "DataFrame":
 def _curves(layout: Layout, name: str) -> "DataFrame":
     curves = records.read_csv(layout.precision_recall(name), COLUMNS)
     record = records.read_json(layout.evaluation(name))
-    curves = curves[curves["iou"].isin(THRESHOLDS)].astype({"iou": float})  # other rows are named by words
+    curves = curves[curves["iou"].astype(str).isin(THRESHOLDS)].astype({"iou": float})  # other rows have words
     return curves.assign(**records.named(layout, name), images=record["images"])
 
 
