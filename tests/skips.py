@@ -11,6 +11,7 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # real images, beside the project
 OF_REAL_IMAGES = (
     "tests/data/test_annotations.py::test_real_annotations_agree_with_pycocotools",
+    "tests/data/test_changed_source.py::test_an_archive_that_was_downloaded_and_replaced_is_read_again",
     "tests/data/test_data_sources.py::test_coco_2017_from_a_faulty_mirror",
     "tests/data/test_data_sources.py::test_coco_2017_from_a_mirror",
     "tests/data/test_data_sources.py::test_coco_2017_without_images_of_an_archive",

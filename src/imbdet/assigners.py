@@ -9,7 +9,7 @@ from torchvision.ops import box_iou
 
 from imbdet.domains import SHARE, check_thresholds, check_word
 from imbdet.geometry import first_non_finite
-from imbdet.shapes import check_shapes
+from imbdet.tensor_shapes import check_shapes
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
 LowQuality = Literal["argmax", "reassign", "off"]

@@ -15,7 +15,7 @@ from imbdet.class_sums import class_sums, refused_labels
 from imbdet.domains import ALPHA, BOX_BETA, check_word
 from imbdet.heads import Activation
 from imbdet.margins import CrossEntropy, Focal, FocalStar, MarginLoss, derivative, promote
-from imbdet.shapes import check_floats, check_same_shape, check_shapes
+from imbdet.tensor_shapes import check_floats, check_same_shape, check_shapes
 
 __all__ = [
     "ClassificationLoss",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imbdet.geometry import paired_iou
-from imbdet.shapes import check_shapes
+from imbdet.tensor_shapes import check_shapes
 
 if TYPE_CHECKING:  # detectors build on methods, which build on this module
     from imbdet.assigners import Matches, Truth
