@@ -7,7 +7,7 @@ UV = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emi
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-seeds sweep study report browser test promises lint env record restore figures figures-check lock soak rerun test-slurm
+.PHONY: help demo demo-seeds sweep study report browser test promises lint env mend record restore figures figures-check lock soak rerun test-slurm
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -58,6 +58,9 @@ env: .venv/.complete ## set up the environment in .venv
 .venv/.complete: workflow/environment.sh requirements.lock requirements-uv.lock pyproject.toml
 	workflow/environment.sh
 	@touch $@
+
+mend: env ## after kill -9 of dvc: put right the files that it was writing
+	python -m imbdet.mend config/$(STUDY).yaml
 
 record: env ## write down a finished run for DVC and Git
 	@$(SNAKEMAKE) --dry-run 2>&1 | tee /dev/stderr | grep "Nothing to be done" > /dev/null \
