@@ -29,7 +29,7 @@ SCALARS = (
 )
 
 
-class _Loader(yaml.SafeLoader):
+class _StudyLoader(yaml.SafeLoader):
     """YAML 1.2's core schema, with ``_`` between digits: what DVC reads from the same file.
 
     By YAML 1.1, which PyYAML reads, ``off`` is False, ``1e-2`` a text, ``12:30`` is 750 and ``010`` is 8. Of two equal
@@ -51,10 +51,10 @@ class _Loader(yaml.SafeLoader):
         return int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10)
 
 
-_Loader.yaml_implicit_resolvers = {}  # none of SafeLoader's
+_StudyLoader.yaml_implicit_resolvers = {}  # none of SafeLoader's
 for _tag, _pattern, _first in SCALARS:
-    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), _first)
-_Loader.add_constructor(INTEGER, _Loader.construct_integer)
+    _StudyLoader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})$"), _first)
+_StudyLoader.add_constructor(INTEGER, _StudyLoader.construct_integer)
 
 
 def load_study(path: str | Path) -> Study:
@@ -66,7 +66,7 @@ def load_study(path: str | Path) -> Study:
         text = path.read_text(encoding="utf-8")
         if _is_deep(text):
             raise UserError(f"{path} is nested more than {MAX_DEPTH} levels deep; a study has about seven")
-        raw = yaml.load(text, Loader=_Loader)
+        raw = yaml.load(text, Loader=_StudyLoader)
     except FileNotFoundError as error:
         known = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise UserError(f"no study {path}; {nearest(str(path), known)}") from error
