@@ -63,7 +63,7 @@ CONTRADICTIONS = {
     ),
     "thresholds the wrong way round": (
         set_at([*RETINANET, "assigner"], {"foreground_iou": 0.4, "background_iou": 0.5, "low_quality": "off"}),
-        r"detectors.retinanet.assigner: background_iou is 0.5, above foreground_iou, 0.4: ",
+        r"detectors.retinanet.assigner: background_iou is 0.5, above foreground_iou 0.4; a prior between",
     ),
     "everything is foreground": (
         set_at([*RETINANET, "assigner"], {"foreground_iou": 0, "background_iou": 0, "low_quality": "off"}),

@@ -216,18 +216,6 @@ def test_boxes_and_regions_that_are_not_finite_are_refused_by_image_and_place(co
         truth_of([[good], [], []], lists)
 
 
-def test_arrays_of_different_lengths_or_forms_are_refused():
-    boxes, zeros = as_boxes([[0, 0, 16, 16], [8, 8, 24, 24]]), torch.zeros(2, dtype=torch.int64)
-    none = as_boxes([]), zeros[:0]
-    for flat in ((boxes, zeros[:1], zeros), (boxes, zeros, zeros[:1]), (boxes, zeros[:, None], zeros)):
-        with pytest.raises(ValueError, match=r"boxes, labels and images of shapes .* \[n, 4\] for boxes and \[n\]"):
-            Truth(*flat, *none, num_images=1)
-    with pytest.raises(ValueError, match=r"of shapes \[\[2, 5\], \[2\], \[2\]\]"):
-        Truth(torch.ones(2, 5), zeros, zeros, *none, num_images=1)
-    with pytest.raises(ValueError, match=r"regions to ignore and their images of shapes \[\[2, 4\], \[1\]\]"):
-        Truth(*none[:1], zeros[:0], zeros[:0], boxes, zeros[:1], num_images=1)
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_a_prior_that_is_not_finite_is_never_left_out(rule):
     """As foreground it makes the loss NaN, which a training sees; ignored or as background it would be gone."""
