@@ -110,8 +110,8 @@ def test_several_processes_stop_as_one(workspace, config, number, whom):
     assert len(checkpoints(workspace)) == 1
 
 
-def test_the_processes_end_when_the_command_is_killed(workspace, config):
-    process = start(config(train=LONG | {"steps": 5000}), "ce")
+def test_the_processes_end_when_the_command_is_killed(workspace, config, tmp_path):
+    process = start(config(train=LONG | {"steps": 5000}), "ce", TMPDIR=str(tmp_path))  # a killed one leaves its folder
     wait_for(lambda: list(workspace.glob("scratch/*/*/*/*/fingerprint.json")))
     trainers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     time.sleep(1)
