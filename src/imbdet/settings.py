@@ -433,7 +433,7 @@ class MultiStep(Section):
 
     name: Literal["multistep"]
     warmup_steps: Annotated[int, Field(ge=0)]
-    milestones: tuple[Share, ...]
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     factor: PositiveShare
 
     @model_validator(mode="after")
@@ -474,11 +474,9 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _steps_are_enough(self) -> "Train":
-        """Refuse a schedule of which a part never comes: its whole rate, a milestone, an evaluation."""
+        """Refuse a schedule that never reaches its learning rate, and an evaluation that never comes."""
         milestones = self.schedule.milestones if isinstance(self.schedule, MultiStep) else ()
         falls = [math.ceil(share * self.steps) for share in milestones]  # steps from 0
-        if falls and falls[-1] >= self.steps:
-            raise ValueError(f"schedule.milestones has {milestones[-1]}, which is after the last of {self.steps} steps")
         warmup = self.schedule.warmup_steps
         if warmup >= min([*falls, self.steps]):
             end = f"the first milestone is at step {falls[0]}" if falls else f"steps is {self.steps}"

@@ -19,8 +19,9 @@ def run(study: Study) -> dict[str, Any]:
 
 
 def state(*folders: str) -> dict[str, tuple[int, int]]:
-    """Inode and time of every file: equal before and after a run that wrote nothing."""
-    files = [path for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
+    """Inode and time of every file but the hidden caches: equal before and after a run that wrote nothing."""
+    found = (path for folder in folders for path in Path(folder).rglob("*") if path.is_file())
+    files = [path for path in found if not path.name.startswith(".")]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 

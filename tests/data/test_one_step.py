@@ -18,7 +18,14 @@ from imbdet.training.run import run as train
 ROOT = Path(__file__).resolve().parents[2]
 # What a test cannot afford: large images and networks, weights from the network, compilers, worker processes.
 SMALL = {"backbone": "resnet18", "pretrained": False, "short_side": 64, "long_side": 96}
-ONE_STEP = {"steps": 1, "batch_size": 2, "workers": 0, "compile_loss": False, "tensorboard": False}
+ONE_STEP = {
+    "steps": 1,
+    "schedule": {"warmup_steps": 0},
+    "batch_size": 2,
+    "workers": 0,
+    "compile_loss": False,
+    "tensorboard": False,
+}
 STEPS = {"coco": "focal-g2", "coco-subset": "faster-eql", "lvis": "eql"}
 
 

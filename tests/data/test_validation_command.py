@@ -58,7 +58,7 @@ def test_a_broken_image_is_refused_and_then_dropped_in_the_same_folder(make_stud
 @pytest.mark.promise("An image that its source lacks can be dropped", "bad input")
 def test_an_image_that_the_source_lacks_is_refused_or_dropped(make_study, coco_folder):
     (coco_folder / "train" / "two.jpg").unlink()
-    with refused(r"image 5: data/train/two.jpg is missing; .* set data.validation.missing to drop"):
+    with refused(r"image 5: .*source/train/two.jpg is missing; .* set data.validation.missing to drop"):
         run(make_study(coco_format(coco_folder)))
     study = make_study(with_policy(coco_folder, missing="drop", quarantine_share=0.5))
     assert run(study)["splits"]["train"]["images"] == 2
