@@ -186,15 +186,116 @@ def test_an_archive_that_was_downloaded_and_replaced_is_read_again(
     assert len(server.requests) == requests
 
 
+APART = r"data.folder .* and data.path .* lie in one another; the prepared data need a folder of their own"
+
+
 @pytest.mark.promise("A data folder that is the source is refused", "bad input")
-@pytest.mark.parametrize("place", [".", "../source", "train"])
-def test_a_data_folder_that_is_the_source_is_refused(
-    make_study: MakeStudy, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+@pytest.mark.parametrize("place", [".", "../source", "train", "annotations", "train/a", "prepared"])
+def test_a_data_folder_in_the_source_is_refused(make_study: MakeStudy, folder: Path, place: str) -> None:
     before = content(str(folder))
-    with refused(r"data.folder .*source.* is data.path .*source or a folder of its images; the prepared data need a"):
+    with refused(APART):
         run(make_study(coco_format(folder) | {"folder": str(folder / place)}))
     assert content(str(folder)) == before
+
+
+@pytest.mark.promise("A data folder that is the source is refused", "bad input")
+def test_a_source_in_the_data_folder_s_images_is_refused(make_study: MakeStudy, folder: Path) -> None:
+    moved = shutil.copytree(folder, "data/train")
+    before = content("data")
+    with refused(APART):
+        run(make_study(coco_format(Path(moved))))
+    assert content("data") == before
+
+
+@pytest.mark.promise("A data folder that is the source is refused", "bad input")
+def test_images_that_were_replaced_by_a_link_to_the_source_are_refused(make_study: MakeStudy, folder: Path) -> None:
+    study = make_study(coco_format(folder))
+    run(study)
+    shutil.rmtree("data/train")
+    Path("data/train").symlink_to(folder / "train")
+    before = content(str(folder))
+    with refused(APART):
+        run(study)
+    assert content(str(folder)) == before
+
+
+@pytest.mark.promise("A data folder that is a file is refused", "bad input")
+@pytest.mark.parametrize("place", ["data", "data/train", "data/annotations"])
+def test_a_data_folder_that_is_a_file_is_refused(make_study: MakeStudy, place: str) -> None:
+    Path(place).parent.mkdir(exist_ok=True)
+    Path(place).touch()
+    with refused(r"data.* is a file, expected a folder for prepared data; set data.folder to another place"):
+        run(make_study())
+
+
+def test_a_picture_that_became_a_folder_costs_the_source_nothing(make_study: MakeStudy, folder: Path) -> None:
+    """The link of an earlier run then leads to that folder, and what is in it is the source's own."""
+    (folder / "train" / "two.jpg").rename(folder / "train" / "v")
+    edit(folder, "train", lambda content: content["images"][1].update(file_name="v"))
+    run(make_study(coco_format(folder)))
+    (folder / "train" / "v").rename(folder / "away")
+    (folder / "train" / "v").mkdir()
+    (folder / "away").rename(folder / "train" / "v" / "1.jpg")
+    edit(folder, "train", lambda content: content["images"][1].update(file_name="v/1.jpg"))
+    before = content(str(folder))
+    assert run(make_study(coco_format(folder)))["splits"]["train"]["images"] == 4
+    assert content(str(folder)) == before
+    assert not (folder / "train" / "v" / "1.jpg").is_symlink()
+
+
+@SEEN
+def test_pictures_behind_a_linked_folder_are_part_of_the_source(
+    make_study: MakeStudy, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "train" / "a").rename(tmp_path / "real")
+    (folder / "train" / "a").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "circle").symlink_to(folder / "train")
+    study = make_study(coco_format(folder))
+    before = run(study)
+    names = source_files.source_hashes(study.data, Layout.of(study))
+    assert "train/a/one.png" in names
+    assert tmp_path / "real" in source_files.source_paths(study.data)
+    Image.new("RGB", (60, 40)).save(tmp_path / "real" / "one.png")
+    assert source_files.source_hashes(study.data, Layout.of(study)) != names
+    assert run(study) != before
+
+
+def test_a_source_may_be_written_in_another_way_and_have_another_hash(
+    make_study: MakeStudy, folder: Path, tmp_path: Path
+) -> None:
+    run(make_study(coco_format(folder)))
+    assert run(make_study(coco_format(folder) | {"path": f"{folder}/./"}))
+    archive = zipped(folder, tmp_path / "some.zip")
+    first = {"folder": "unpacked", "sha256": sha256(archive)}
+    run(make_study(coco_format(archive) | first))
+    add_image(folder)
+    zipped(folder, archive)
+    with refused(r"archive .*some.zip has sha256 .*, but data.sha256 says"):
+        run(make_study(coco_format(archive) | first))
+    now = run(make_study(coco_format(archive) | {"folder": "unpacked", "sha256": sha256(archive)}))
+    assert now["splits"]["val"]["images"] == 3
+
+
+@pytest.mark.parametrize("damage", ["[]", "1", "{", '{"train/two.jpg": 1}', '{"train/two.jpg": []}', "\0"])
+def test_a_damaged_cache_costs_time_alone(make_study: MakeStudy, folder: Path, damage: str) -> None:
+    study = make_study(coco_format(folder))
+    run(study)
+    before = state("results", "data/annotations")
+    for cache in (source_files.SOURCE_CACHE, source_files.IMAGE_CACHE):
+        Path("data", cache).write_text(damage)
+    run(study)
+    assert state("results", "data/annotations") == before
+
+
+@pytest.mark.parametrize("key", ["source", "manifest", "validation", "images", "files"])
+def test_a_stamp_that_lacks_something_is_made_again(make_study: MakeStudy, folder: Path, key: str) -> None:
+    study = make_study(coco_format(folder))
+    run(study)
+    before = content("data")
+    stamp = json.loads(Path("data/prepared.json").read_text())
+    Path("data/prepared.json").write_text(json.dumps({name: stamp[name] for name in stamp if name != key}))
+    run(study)
+    assert content("data") == before
 
 
 @pytest.mark.promise("An image that is damaged or lost after the validation is named when it is loaded", "fault")

@@ -72,14 +72,14 @@ def cut_annotations(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no annotations": (lambda f: (f / "annotations/instances_val.json").unlink(), r"instances_val.json"),
     "cut annotations": (cut_annotations, r"instances_val.json is not valid JSON"),
-    "no image": (lambda f: (f / "train/two.jpg").unlink(), r"image 5: (.*source|data)/train/two.jpg is missing"),
+    "no image": (lambda f: (f / "train/two.jpg").unlink(), r"image 5: /.*(source|some.zip)/train/two.jpg is missing"),
     "no image file": (
         lambda f: void((f / "val/five.png").write_bytes(b"junk")),
-        r"image 2: data/val/five.png is no image file",
+        r"image 2: .*/val/five.png is no image file",
     ),
     "other size": (
         lambda f: Image.new("RGB", (9, 8)).save(f / "val/five.png"),
-        r"image 2: data/val/five.png has 8 x 9 pixels \(height x width\), but its annotation file says 32 x 48",
+        r"image 2: .*/val/five.png has 8 x 9 pixels \(height x width\), but its annotation file says 32 x 48",
     ),
     "no boxes": (
         lambda f: break_annotations(f, "train", annotations=[]),
@@ -149,6 +149,52 @@ def test_an_archive_of_something_else_says_what_it_holds(make_study: MakeStudy, 
         run(make_study(coco_format(tmp_path / "some.zip")))
 
 
+@NAMED
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "annotations\\instances_train.json",
+            r"names with \\ in place of / are folders on Windows alone, pack it with /",
+        ),
+        ("cats\\annotations\\instances_train.json", r"names with \\ in place of / are folders on Windows alone"),
+        ("./cats/annotations/instances_train.json", r"pack the content of cats/, not that folder itself"),
+    ],
+)
+def test_an_archive_packed_in_another_way_says_so(
+    make_study: MakeStudy, tmp_path: Path, name: str, message: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.writestr(name, b"{}")
+    with refused(message):
+        run(make_study(coco_format(tmp_path / "some.zip")))
+
+
+def test_an_archive_may_write_the_current_folder_before_its_names(
+    make_study: MakeStudy, coco_folder: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        for file in coco_folder.rglob("*.*"):
+            archive.writestr(f"./{file.relative_to(coco_folder)}", file.read_bytes())
+    assert run(make_study(coco_format(tmp_path / "some.zip")))["splits"]["train"]["images"] == 3
+
+
+@NAMED
+@pytest.mark.parametrize("content", [b"", b"7z\xbc\xaf\x27\x1c and so on"])
+def test_a_file_of_no_known_kind_is_refused_in_one_line(make_study: MakeStudy, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "some.zip").write_bytes(content)
+    with refused(r"some.zip is corrupt or no zip or tar file \(.*\); fetch it again$") as error:
+        run(make_study(coco_format(tmp_path / "some.zip")))
+    assert "\n" not in str(error.value)
+
+
+def test_a_project_of_a_doubled_name_gets_no_hint(make_study: MakeStudy, coco_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(coco_folder, tmp_path / "coco" / "coco")
+    (folder / "train" / "two.jpg").unlink()
+    with refused(r"coco/coco/train/two.jpg is missing; mend it"):
+        run(make_study(coco_format(folder)))
+
+
 def rename_image(folder: Path, name: str) -> None:
     path = folder / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
@@ -176,7 +222,7 @@ def test_a_file_name_with_a_likely_mistake_is_told(
     path = coco_folder if kind == "folder" else zipped(coco_folder, tmp_path / "some.zip")
     with refused(rf"image 5: .*{message}; mend it, or set data.validation.missing to drop") as error:
         run(make_study(coco_format(path)))
-    assert (str(coco_folder / "train") in str(error.value).partition("image 5")[2]) == (kind == "folder")
+    assert str(path / "train") in str(error.value).partition("image 5")[2]
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])

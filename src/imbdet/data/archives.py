@@ -26,7 +26,7 @@ from imbdet.errors import UserError, listed
 # JSON shrinks to a tenth or twentieth, photographs not at all; what is small may shrink as far as it can.
 LARGEST_RATIO = 200
 HARMLESS = 16 << 20  # bytes
-DRIVE = re.compile(r"[A-Za-z]:")  # of Windows; other colons are part of a name, as in 12:30.png
+DRIVE = re.compile(r"[A-Za-z]:/")  # of Windows; other colons are part of a name, as in 12:30.png
 _CORRUPT = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
@@ -52,8 +52,8 @@ def require_space(folder: Path, size: int, purpose: str) -> None:
 
 def leads_out(name: str) -> bool:
     """Whether a path of an archive or annotation file would leave the folder that it is put into."""
-    parts = name.replace("\\", "/").split("/")
-    return not parts[0] or ".." in parts or DRIVE.match(parts[0]) is not None
+    name = name.replace("\\", "/")
+    return not name or name.startswith("/") or ".." in name.split("/") or DRIVE.match(name) is not None
 
 
 def read_member(path: Path, name: str) -> bytes:
@@ -70,18 +70,20 @@ def read_member(path: Path, name: str) -> bytes:
 def _instead(name: str, names: list[str]) -> str:
     """Say what an archive holds in place of a file, for people."""
     for found in names:
+        if found.replace("\\", "/").endswith(name) and "\\" in found:
+            return f"it has {found}: names with \\ in place of / are folders on Windows alone, pack it with /"
         if found.endswith(f"/{name}"):
             return f"it has {found}: pack the content of {found.removesuffix(name)}, not that folder itself"
     top = (first + slash for first, slash, _ in (known.partition("/") for known in names))
     return f"it holds {listed(top)}; check that it is the right one"
 
 
-def unpack(path: Path, targets: Mapping[str, Path]) -> None:
+def unpack(path: Path, targets: Mapping[str, Path]) -> set[str]:
     """Write the files named in ``targets`` (name in the archive -> path), each whole or not at all.
 
-    A target with the content that the archive has is left alone, and one that the archive lacks is removed. Raises
-    :class:`UserError` for an archive that is missing or corrupt or that has a file that must not be unpacked, and for a
-    disk that is too small for what the archive says, or full.
+    A target with the content that the archive has is left alone, and one that the archive lacks is removed. Returns the
+    names that the archive lacks. Raises :class:`UserError` for an archive that is missing or corrupt or that has a file
+    that must not be unpacked, and for a disk that is too small for what the archive says, or full.
     """
     folders = {target.parent for target in targets.values()}
     for target in targets.values():
@@ -94,12 +96,14 @@ def unpack(path: Path, targets: Mapping[str, Path]) -> None:
         if folders:
             missing = sum(member.size for name, member in found.items() if not _has_size(targets[name], member.size))
             require_space(min(folders), missing, f"unpacking {path}")
-        for name in targets.keys() - found.keys():
+        lacking = targets.keys() - found.keys()
+        for name in lacking:
             targets[name].unlink(missing_ok=True)
         for name, member in tqdm(found.items(), path.name, unit="file", disable=None):
             if not _is_unpacked(member, targets[name]):
                 with member.open() as source:
                     _write(source, targets[name])
+    return lacking
 
 
 def _has_size(target: Path, size: int) -> bool:
@@ -132,7 +136,8 @@ def _members(path: Path) -> Iterator[Iterable[Member]]:
     except _CORRUPT as error:
         if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 raise OSError without a number
             raise UserError(f"archive {path} cannot be unpacked ({error}); free some space or mend the disk") from error
-        raise UserError(f"archive {path} is corrupt or no zip or tar file ({error}); fetch it again") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"archive {path} is corrupt or no zip or tar file ({reason}); fetch it again") from error
 
 
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
@@ -141,7 +146,7 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
         fault = "a link"
     if entry.file_size > HARMLESS + LARGEST_RATIO * entry.compress_size:
         fault = f"{entry.compress_size:,} bytes that would become {entry.file_size:,}"
-    return Member(entry.filename, entry.file_size, fault, lambda: archive.open(entry))
+    return Member(entry.filename.removeprefix("./"), entry.file_size, fault, lambda: archive.open(entry))
 
 
 def _tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Member:

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from imbdet.data import pixels
+from imbdet.layout import SPLITS
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 DEFECTS = (
@@ -49,27 +50,23 @@ def look(path: Path, size: tuple[int, int], max_pixels: int) -> Seen:
         size: height and width in pixels that its annotation says.
         max_pixels: a larger image is not decoded.
     """
+    path = path.readlink() if path.is_symlink() else path  # into a source, which is what a person has to mend
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        return Seen("", 0, {"missing": f"{_place(path)} is missing{_hint(path)}"})
+    except (FileNotFoundError, NotADirectoryError):  # the latter of a file in an archive
+        return Seen("", 0, {"missing": f"{path} is missing{_hint(path)}"})
     except OSError as error:
         return Seen("", 0, {"unreadable": f"{path} cannot be read ({error.strerror})"})
     return Seen(hashlib.sha256(content).hexdigest(), len(content), _defects(content, path, size, max_pixels))
 
 
-def _place(path: Path) -> Path:
-    """The path that a link in the data folder points to: what a person has to look at."""
-    return path.readlink() if path.is_symlink() else path
-
-
 def _hint(path: Path) -> str:
     """Name the likely mistake in the file name of a missing image, if there is one."""
-    parts = path.parts
     if "\\" in path.name:
         return "; its file_name has a backslash, expected / between folders"
-    for folder in (first for first, second in pairwise(parts) if first == second):
-        return f"; its file_name may repeat the folder {folder}/, expected a path inside of it"
+    for folder in SPLITS:
+        if (folder, folder) in pairwise(path.parts):
+            return f"; its file_name may repeat the folder {folder}/, expected a path inside of it"
     return ""
 
 

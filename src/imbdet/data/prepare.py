@@ -5,6 +5,7 @@ the hash of every image. It makes a second run cheap, and it keeps the images wh
 workflow may delete, have to be made again.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from imbdet.layout import SPLITS, Layout
 from imbdet.settings import CocoFormatData, Data, DownloadedData
 
 Record = dict[str, Any]
+COMPLETE = {"settings", "source", "manifest", "validation", "images", "files"}  # keys of a stamp
 
 
 def prepare(study: Study, layout: Layout) -> None:
@@ -35,12 +37,14 @@ def prepare(study: Study, layout: Layout) -> None:
     study's policy refuses, where the training split has no box, and where the data folder belongs to something else.
     """
     data = study.data
-    _refuse_source(data, layout)
+    _refuse_folders(data, layout)
     stamp, settings, source = _read_stamp(layout), _settings(data), source_hashes(data, layout)
     known = stamp if stamp and stamp["settings"] == settings and _still_holds(stamp, data, source, layout) else None
     if known is None or not _is_judged(known, data) or not _annotations_are_there(known, layout):
         if known is None:
             _claim(settings, stamp, layout)
+            if isinstance(data, DownloadedData) and data.subset and stamp and "files" in stamp:
+                _remove_changed(stamp["files"], layout)
             write_json(_stamp(layout), {"settings": settings})
         known = _make(data, layout, settings, source, known)
         write_json(_stamp(layout), known)
@@ -53,21 +57,35 @@ def prepare(study: Study, layout: Layout) -> None:
     print(table, flush=True)
 
 
-def _refuse_source(data: Data, layout: Layout) -> None:
-    """Refuse a data folder that is the source itself or one of its image folders: a source is only read."""
-    if not isinstance(data, CocoFormatData):
+def _refuse_folders(data: Data, layout: Layout) -> None:
+    """Refuse a data folder that is a file, lies in the source or holds it: a source is only read."""
+    written = [Path(layout.data_folder), layout.annotations("train").parent, *map(layout.images, SPLITS)]
+    for folder in written:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(
+                f"{folder} is a file, expected a folder for prepared data; set data.folder to another place"
+            )
+    if not isinstance(data, CocoFormatData) or not Path(data.path).is_dir():
         return
-    folder, path = Path(data.folder).resolve(), Path(data.path).resolve()
-    if folder in (path, *(path / split for split in SPLITS)):
+    source = Path(data.path)
+    read = {path.resolve() for path in (source, *(source / split for split in SPLITS))}
+    images = {layout.images(split).resolve() for split in SPLITS}
+    if any(_is_below(folder.resolve(), read) for folder in written) or any(_is_below(path, images) for path in read):
         raise UserError(
-            f"data.folder {data.folder} is data.path {data.path} or a folder of its images; the prepared data need a "
-            "folder of their own, such as data/NAME, and the source stays as it is"
+            f"data.folder {data.folder} and data.path {data.path} lie in one another; the prepared data need a folder "
+            "of their own, such as data/NAME, and the source stays as it is"
         )
+
+
+def _is_below(path: Path, folders: set[Path]) -> bool:
+    return not folders.isdisjoint((path, *path.parents))
 
 
 def _settings(data: Data) -> Record:
     """What the files of the images follow from: for generated ones also the code that draws them."""
-    settings = data.model_dump(mode="json", exclude={"validation"})
+    settings = data.model_dump(mode="json", exclude={"validation", "sha256"})
+    if isinstance(data, CocoFormatData):
+        settings["path"] = os.path.normpath(data.path)
     if data.source == "shapes":
         settings["code"] = [sha256(Path(str(module.__file__))) for module in (seeding, polygons, shapes)]
     return settings
@@ -79,7 +97,8 @@ def _stamp(layout: Layout) -> Path:
 
 def _read_stamp(layout: Layout) -> Record | None:
     stamp = read_json(_stamp(layout)) if _stamp(layout).exists() else None
-    return stamp if isinstance(stamp, dict) and "settings" in stamp else None
+    settings = stamp.get("settings") if isinstance(stamp, dict) else None
+    return stamp if isinstance(settings, dict) and "source" in settings else None
 
 
 def _claim(settings: Record, stamp: Record | None, layout: Layout) -> None:
@@ -98,16 +117,25 @@ def _claim(settings: Record, stamp: Record | None, layout: Layout) -> None:
 
 def _still_holds(stamp: Record, data: Data, source: dict[str, str], layout: Layout) -> bool:
     """Whether the source and the images are those of the stamp. Archives may be gone once all is prepared."""
-    if "files" not in stamp or image_hashes(layout) != stamp["files"]:
+    if not stamp.keys() >= COMPLETE or image_hashes(layout) != stamp["files"]:
         return False
     archives = stamp["manifest"]["archives"]
     if isinstance(data, DownloadedData):
         return _agree(archive_hashes(archives, layout), archives) and _agree(data.checksums, archives)
+    if isinstance(data, CocoFormatData) and data.sha256 not in (None, *archives.values()):
+        return False
     return source == stamp["source"] or (not source and bool(archives))
 
 
 def _agree(hashes: Mapping[str, str], known: Mapping[str, str]) -> bool:
     return all(known.get(name, value) == value for name, value in hashes.items())
+
+
+def _remove_changed(files: Mapping[str, str], layout: Layout) -> None:
+    """Remove single images that are not what was fetched: a server names no hash by which to tell."""
+    for name, value in image_hashes(layout).items():
+        if files.get(name, value) != value:
+            (Path(layout.data_folder) / name).unlink()
 
 
 def _annotations_are_there(known: Record, layout: Layout) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,21 @@ def source_paths(data: Data) -> list[Path]:
     """List the files and folders that the data are read from; none for generated or downloaded data.
 
     Returns:
-        The archive, or the annotation files and image folders of both splits.
+        The archive, or the annotation files and image folders of both splits and all folders that these link to, into
+        which DVC does not look.
     """
     if not isinstance(data, CocoFormatData):
         return []
     root = Path(data.path)
     if not root.is_dir():
         return [root]
-    return [*(root / annotation_file(split) for split in SPLITS), *(root / split for split in SPLITS)]
+    folders = [root / split for split in SPLITS]
+    links = [Path(parent, name) for folder in folders for parent, names, _ in _walk(folder) for name in names]
+    return [
+        *(root / annotation_file(split) for split in SPLITS),
+        *folders,
+        *(link.resolve() for link in links if link.is_symlink()),
+    ]
 
 
 def source_hashes(data: Data, layout: Layout) -> dict[str, str]:
@@ -42,7 +49,7 @@ def source_hashes(data: Data, layout: Layout) -> dict[str, str]:
         SHA-256 by path relative to ``data.path``; an archive has its own name.
     """
     files: dict[str, Path] = {}
-    for path in source_paths(data):
+    for path in source_paths(data):  # a linked folder is followed here, and so are its files twice
         files |= files_below(path) if path.is_dir() else {path.name: path}
     return cached_hashes(files, Path(layout.data_folder) / SOURCE_CACHE)
 
@@ -63,8 +70,17 @@ def image_hashes(layout: Layout) -> dict[str, str]:
 
 def files_below(folder: Path) -> dict[str, Path]:
     """List the files of a folder tree, hidden ones left out, by path relative to the folder's parent."""
-    found = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    found = (Path(parent, name) for parent, _, names in _walk(folder) for name in names if not name.startswith("."))
     return {path.relative_to(folder.parent).as_posix(): path for path in found}
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder tree and all that it links to, each folder once: links may lead in a circle."""
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen]
+        yield parent, folders, files
 
 
 def cached_hashes(files: Mapping[str, Path], cache: Path) -> dict[str, str]:
@@ -96,7 +112,7 @@ def cached_hashes(files: Mapping[str, Path], cache: Path) -> dict[str, str]:
 
 def _read(cache: Path) -> dict[str, list[Any]]:
     try:
-        content: dict[str, list[Any]] = json.loads(cache.read_bytes())
-    except (FileNotFoundError, ValueError):  # a cache that is gone or damaged costs time alone
+        content = json.loads(cache.read_bytes())
+        return {name: [*map(int, state), str(value)] for name, (*state, value) in content.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):  # gone or damaged: it costs time alone
         return {}
-    return content

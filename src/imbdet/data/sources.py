@@ -4,6 +4,8 @@ Each source writes ``annotations/instances_{train,val}.json`` and, if asked, the
 the annotations name and the source has. It returns the SHA-256 of each archive that it read.
 """
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -57,7 +59,9 @@ def _make_archive(data: CocoFormatData, layout: Layout, with_images: bool) -> di
         content = parse_json(read_member(archive, name.as_posix()), archive / name)
         annotations = write_annotations(layout.annotations(split), content, archive / name)
         if with_images:
-            unpack(archive, {f"{split}/{image}": layout.images(split) / image for image in annotations.file_names})
+            targets = {f"{split}/{image}": layout.images(split) / image for image in annotations.file_names}
+            for image in unpack(archive, targets):
+                targets[image].symlink_to((archive / image).absolute())  # leads nowhere, but says what was looked for
     return {archive.name: found}
 
 
@@ -74,9 +78,22 @@ def _make_folder(data: CocoFormatData, layout: Layout, with_images: bool) -> dic
                 f"It holds {listed(f'{path.name}/' if path.is_dir() else path.name for path in folder.iterdir())}"
             )
         annotations = write_annotations(layout.annotations(split), parse_json(source.read_bytes(), source), source)
-        for name in annotations.file_names if with_images else ():
-            link = layout.images(split) / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to((folder / split / name).resolve())  # a missing image is reported by its own path
+        if with_images:
+            _link_images(layout.images(split), {name: folder / split / name for name in annotations.file_names})
     return {}
+
+
+def _link_images(folder: Path, images: Mapping[str, Path]) -> None:
+    """Link the images of a source into the folder of a split, by their names there; older links are removed first.
+
+    A link of an earlier run may lead to what is a folder of the source by now.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                path.unlink()
+    for name, image in images.items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(image.absolute())  # a missing image is reported by its own path
