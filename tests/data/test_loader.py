@@ -287,7 +287,7 @@ def test_a_damaged_image_is_named(ready: Ready, record_property: Callable[[str, 
     path.write_bytes(path.read_bytes()[:500])
     for workers in (0, 2):
         changed = study.model_copy(update={"train": study.train.model_copy(update={"workers": workers})})
-        with refused(r"^image data/train/000002.bmp cannot be read .*imbdet data` again$"):
+        with refused(r"^image data/train/000002.bmp cannot be read .*imbdet data` with .*what to restore$"):
             list(TrainingBatches(changed, layout, EXPERIMENT).iterate())
     path.unlink()
     with refused(r"^image data/train/000002.bmp is missing; run"):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mirror import coco_mirror, jpeg
+from PIL import Image
 from prepared import run, state
 from promises import refused
 from range_server import RIGHT, Fault
@@ -149,6 +150,19 @@ def test_an_interrupted_run_goes_on(make_study, server):
     missing = (wanted | {"val/000000000139.jpg"}) - there | {"train/000000000009.jpg"}
     assert sorted(fetched(server)) == sorted(f"/{name.replace('/', '2017/')}" for name in missing)
     assert images().keys() == wanted | {"val/000000000139.jpg"}
+
+
+@FETCHED
+def test_an_image_that_was_swapped_on_the_disk_is_fetched_again(make_study, server):
+    study = make_study(coco(server, train=[9, 25], val=[139]))
+    before = run(study)
+    there = images()
+    path = Path("data/train/000000000009.jpg")
+    path.write_bytes(jpeg(25, *Image.open(path).size[::-1]))
+    server.requests.clear()
+    assert run(study) == before
+    assert images() == there
+    assert fetched(server) == ["/train2017/000000000009.jpg"]
 
 
 FAULTS = {

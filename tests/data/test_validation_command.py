@@ -39,7 +39,7 @@ def report():
 
 def test_a_broken_image_is_refused_and_then_dropped_in_the_same_folder(make_study, coco_folder, capsys):
     truncate(coco_folder)
-    with refused(r"image 5: data/train/two.jpg cannot be decoded .* set data.validation.truncated to drop"):
+    with refused(r"image 5: .*source/train/two.jpg cannot be decoded .* set data.validation.truncated to drop"):
         run(make_study(coco_format(coco_folder)))
     assert not Path("results").exists()
     study = make_study(with_policy(coco_folder, **DROP))
@@ -132,7 +132,7 @@ def make_voc(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (truncate, r"^error: .*instances_train.json: image 5: data/train/two.jpg cannot be decoded .* to drop\n$"),
+        (truncate, r"^error: .*instances_train.json: image 5: .*source/train/two.jpg cannot be decoded .* to drop\n$"),
         (make_voc, r"^error: .*instances_val.json is not valid JSON .*looks like Pascal VOC's XML[^\n]*\n$"),
     ],
 )

@@ -24,7 +24,8 @@ def decode(path: Path) -> Tensor:
         raise UserError(f"image {path} is missing; run `python -m imbdet data` with the study's config") from None
     except Exception as error:  # Pillow's formats raise almost anything where a file is damaged
         raise UserError(
-            f"image {path} cannot be read ({error}); remove it and run `python -m imbdet data` again"
+            f"image {path} cannot be read ({error}); run `python -m imbdet data` with the study's config: it makes the "
+            "image again or says what to restore"
         ) from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
