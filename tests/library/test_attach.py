@@ -224,6 +224,22 @@ def test_a_part_that_was_changed_must_not_be_replaced_afterwards(case, name, new
         model(*batch(*BATCHES["two images"]))
 
 
+@pytest.mark.parametrize(("case", "other"), [("focal-dense-batch", SOFTMAX), (SOFTMAX, "focal-dense-batch")])
+def test_a_method_that_was_replaced_or_removed_is_refused(case, other):
+    """Its columns are those of the method before: the last class would be trained as the background."""
+    model, method = attached(case)
+    inputs = batch(*BATCHES["two images"])
+    message = r"model\.method was replaced after imbdet.attach, .* attach last"
+    model.method = method_of(other)
+    with pytest.raises(ValueError, match=message):
+        model(*inputs)
+    del model.method
+    with pytest.raises(ValueError, match=message):
+        model(*inputs)
+    model.method = method
+    assert all(loss.isfinite() for loss in model(*inputs).values())
+
+
 def test_a_classification_head_for_other_classes_trains_where_the_columns_stay(stock):
     """torchvision's recipe for fine-tuning, before or after."""
     imbdet.attach(stock, imbdet.build_method(FOCAL))
@@ -285,6 +301,21 @@ def test_another_last_layer_is_refused_if_it_has_to_be_replaced(stock):
     with pytest.raises(ValueError, match=r"SSDHardNegatives needs a head whose last layer .* cls_logits, a Conv2d"):
         imbdet.attach(stock, method_of(SOFTMAX))
     imbdet.attach(stock, method_of("focal-dense-batch"))
+
+
+@pytest.mark.parametrize("given", [FOCAL, "focal", type(imbdet.build_method(FOCAL)), torch.nn.Identity()])
+def test_what_is_no_method_is_refused(stock, given):
+    with pytest.raises(ValueError, match=r"the method for dense is .*, expected a Method; imbdet\.build_method\("):
+        imbdet.attach(stock, given)
+    assert not hasattr(stock, "method")
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel, torch.nn.Sequential])
+def test_a_wrapped_model_is_refused(stock, wrap):
+    wrapped = wrap(stock)
+    message = f"a {type(wrapped).__name__} is not supported, .*; attach to the model inside it first, and wrap"
+    with pytest.raises(ValueError, match=message):
+        imbdet.attach(wrapped, imbdet.build_method(FOCAL))
 
 
 @pytest.mark.parametrize("build", [fcos_resnet50_fpn, ssdlite320_mobilenet_v3_large])

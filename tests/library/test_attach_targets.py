@@ -118,6 +118,73 @@ def test_boxes_that_are_not_finite_are_refused(name, corners, image):
         attached(name)(images, targets)
 
 
+# Positive in the precision they come in; torchvision looks there, or not at all.
+NO_AREA = {
+    "no width in fp32": [50, 10, 50 + 1e-9, 90],
+    "no height in fp32": [50, 60, 120, 60 + 1e-7],
+    "an infinite width": [-3e38, -3e38, 3e38, 3e38],
+    "an infinite area": [0, 0, 1e25, 1e25],
+    "an area of 0": [0, 0, 1e-24, 1e-24],
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("corners", NO_AREA.values(), ids=NO_AREA)
+def test_boxes_without_an_area_in_fp32_are_refused(name, corners):
+    images, targets = two_images()
+    targets[1]["boxes"] = torch.tensor([TWO[0], corners], dtype=torch.float64)
+    with pytest.raises(
+        ValueError, match=r"image 1 .*image_id 23\), box 1: .* wide and .* high in fp32, expected an area"
+    ):
+        attached(name)(images, targets)
+
+
+@pytest.mark.parametrize("corners", [[9, 9, 9, 20], [9, 20, 30, 9], [30, 20, 9, 9]])
+def test_flat_and_inverted_boxes_are_refused_where_torchvision_did_not_look(corners):
+    """Two negative sides have a positive area."""
+    target = {"boxes": torch.tensor([TWO[0], corners]).float(), "labels": torch.tensor([0, 0])}
+    with pytest.raises(ValueError, match=r"image 0 of the batch, box 1: .* expected an area above 0"):
+        join_targets([target], 1, 1, first=0)
+
+
+def test_a_box_as_small_as_fp32_tells_apart_is_trained():
+    target = {"boxes": torch.tensor([[50, 10, 50.000004, 10.000001]]), "labels": torch.tensor([0])}
+    assert torch.equal(join_targets([target], 1, 1, first=0).boxes, target["boxes"])
+
+
+def without_boxes(target):
+    return {key: value for key, value in target.items() if key != "boxes"}
+
+
+TARGETS = {
+    "fewer than images": (lambda one, two: [one], "1 targets for 2 images, expected one for each image"),
+    "none": (lambda one, two: [], "0 targets for 2 images"),
+    "one dictionary": (lambda one, two: one, "targets are a dict, expected a list with a dictionary for each image"),
+    "not given": (lambda one, two: None, "targets are a NoneType, expected a list"),
+    "a tensor": (lambda one, two: one["boxes"], "targets are a Tensor, expected a list"),
+    "None for an image": (lambda one, two: [one, None], "image 1 of the batch: its target is a NoneType"),
+    "boxes alone": (lambda one, two: [one["boxes"], two], "image 0 of the batch: its target is a Tensor"),
+    "without boxes": (lambda one, two: [one, without_boxes(two)], r"image 1 .*image_id 23.*: 'boxes' is missing"),
+    "a list of boxes": (lambda one, two: [one | {"boxes": TWO}, two], r"image 0 .*image_id 17.*: 'boxes' is a list"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("change", "message"), TARGETS.values(), ids=TARGETS)
+def test_targets_of_another_form_are_refused(name, change, message):
+    images, targets = two_images()
+    model, given = attached(name), change(*targets)
+    for call in (lambda: model(images, given), lambda: model(images=images, targets=given)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_inference_reads_no_targets(name):
+    images, _ = two_images()
+    assert len(attached(name).eval()(images)) == 2
+
+
 def test_a_label_without_a_column_is_found_behind_images_without_boxes():
     images, targets = batch([], TWO)
     targets[1]["labels"][1] = CLASSES

@@ -266,6 +266,24 @@ def test_a_part_that_lost_its_method_is_refused(replace, name):
         model(*batch(*BATCHES["two images"]))
 
 
+@pytest.mark.parametrize(
+    ("stage", "case", "other"),
+    [("rpn", RPN, "focal-rpn"), ("roi", ROI, "focal-roi"), ("roi", "focal-roi", ROI)],
+)
+def test_a_method_that_was_replaced_or_removed_is_refused(stage, case, other):
+    model, _ = attached(**{stage: case})
+    part, message = (
+        model.get_submodule(PARTS[stage]),
+        rf"model\.{PARTS[stage]}\.method was replaced after imbdet.attach",
+    )
+    part.method = method_of(other)
+    with pytest.raises(ValueError, match=message):
+        model(*batch(*BATCHES["two images"]))
+    del part.method
+    with pytest.raises(ValueError, match=message):
+        model(*batch(*BATCHES["two images"]))
+
+
 @pytest.mark.parametrize("classes", [1, CLASSES, CLASSES + 2])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_torchvisions_predictor_is_refused_in_the_place_of_a_sigmoid_one(classes, mode):

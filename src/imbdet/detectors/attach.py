@@ -9,8 +9,8 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from imbdet.detectors.base import initialise
 from imbdet.detectors.stand_ins import (
+    check_training,
     dense_losses,
-    refuse_replaced,
     remember_levels,
     roi_forward,
     rpn_forward,
@@ -42,14 +42,16 @@ def attach(
     before making the optimizer.
 
     Labels are torchvision's: 0 to K-1 of a RetinaNet with K columns, 1 to K of a Faster R-CNN with K + 1. Training
-    raises ValueError for others, for another number of labels than of boxes, for boxes that are not finite, and where
-    attached parts were replaced since. It refuses other precisions than fp32: under autocast torchvision makes anchors
-    in half precision, which moves most of them; autocast only the backbone, and hand on its features in fp32.
+    raises ValueError for others, for another number of labels than of boxes, for boxes whose area in fp32 is not finite
+    and above 0, for targets of another form, and where the method or attached parts were replaced since. It refuses
+    other precisions than fp32: under autocast torchvision makes anchors in half precision, which moves most of them;
+    autocast only the backbone, and hand on its features in fp32.
 
     Raises:
-        ValueError: another kind of model, no method or one for a stage that the model lacks, a method that is not
-            defined for its stage, softmax for RPN, a stage that has a method already, RoI heads with masks or
-            keypoints, or a last layer that cannot be replaced though it has to be.
+        ValueError: another kind of model or a wrapper around one, no method or one for a stage that the model lacks,
+            something that is no method, a method that is not defined for its stage, softmax for RPN, a stage that has a
+            method already, RoI heads with masks or keypoints, or a last layer that cannot be replaced though it has to
+            be.
     """
     chosen: dict[Stage, Method | None] = {"dense": method, "rpn": rpn, "roi": roi}
     methods = {stage: given for stage, given in chosen.items() if given is not None}
@@ -62,7 +64,7 @@ def attach(
         if threshold is not None and stage != "rpn":  # RPN's is of proposals
             part.score_thresh = threshold
         changed = _ATTACH[stage](part)
-        model.register_forward_pre_hook(partial(refuse_replaced, changed))
+        model.register_forward_pre_hook(partial(check_training, changed), with_kwargs=True)
 
 
 def _parts(model: Any, methods: Mapping[Stage, Method]) -> dict[Stage, Any]:
@@ -74,10 +76,17 @@ def _parts(model: Any, methods: Mapping[Stage, Method]) -> dict[Stage, Any]:
         parts = {"rpn": model.rpn, "roi": model.roi_heads}
         call = "attach(model, rpn=..., roi=...), or one of both"
     else:
-        raise ValueError(f"a {type(model).__name__} is not supported, only torchvision's RetinaNet and FasterRCNN")
+        inside = any(isinstance(module, RetinaNet | FasterRCNN) for module in model.modules())
+        hint = "; attach to the model inside it first, and wrap the model afterwards" if inside else ""
+        kind = type(model).__name__
+        raise ValueError(f"a {kind} is not supported, only torchvision's RetinaNet and FasterRCNN{hint}")
     if not methods or not methods.keys() <= parts.keys():
         got = ", ".join(methods) or "none"
         raise ValueError(f"methods of a {type(model).__name__} are given by {call}; got a method for: {got}")
+    for stage, method in methods.items():
+        if not isinstance(method, Method):
+            form = 'imbdet.build_method({"name": ..., parameter: value, ...})'
+            raise ValueError(f"the method for {stage} is {method!r}, expected a Method; {form} builds one")
     if len({id(method) for method in methods.values()}) < len(methods):
         raise ValueError("one method for rpn and roi would mix their states: build one for each")
     return {stage: parts[stage] for stage in methods}
@@ -107,7 +116,7 @@ def _check_layer(head: nn.Module, layer: str, kind: type[nn.Module], method: str
 
 def _attach_dense(model: Any) -> dict[str, nn.Module]:
     spec: HeadSpec = model.method.head
-    changed = {"head": model.head}
+    changed = {"method": model.method, "head": model.head}
     model.head.register_forward_hook(remember_levels)
     model.compute_loss = partial(dense_losses, model)
     if spec.activation == "softmax":
@@ -124,7 +133,7 @@ def _attach_dense(model: Any) -> dict[str, nn.Module]:
 
 def _attach_rpn(rpn: Any) -> dict[str, nn.Module]:
     rpn.forward = partial(rpn_forward, rpn)
-    return {"rpn": rpn}
+    return {"rpn": rpn, "rpn.method": rpn.method}
 
 
 def _attach_roi(heads: Any) -> dict[str, nn.Module]:
@@ -136,9 +145,9 @@ def _attach_roi(heads: Any) -> dict[str, nn.Module]:
         heads.box_predictor.cls_score = layer
         initialise(layer, spec)
         heads.postprocess_detections = partial(sigmoid_detections, heads)
-    return {"roi_heads": heads}
+    return {"roi_heads": heads, "roi_heads.method": heads.method}
 
 
-# What was changed, by name; a part that is replaced later takes the method away.
+# What was put in or changed, by name; a part that is replaced later takes the method away.
 _ATTACH: dict[Stage, Callable[[Any], dict[str, nn.Module]]]
 _ATTACH = {"dense": _attach_dense, "rpn": _attach_rpn, "roi": _attach_roi}

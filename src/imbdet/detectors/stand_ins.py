@@ -12,7 +12,7 @@ from torchvision.ops import clip_boxes_to_image
 from imbdet.assigners import MaxIoUAssigner, Truth
 from imbdet.detectors.base import suppress
 from imbdet.detectors.faster_rcnn import SMALLEST
-from imbdet.detectors.targets import Targets, join_targets, positions
+from imbdet.detectors.targets import Targets, check_form, join_targets, positions
 from imbdet.geometry import BoxCoder
 from imbdet.samplers import RandomSampler
 from imbdet.samples import Candidates, Kept, Samples, Stage, dense_candidates, proposal_candidates
@@ -20,17 +20,26 @@ from imbdet.samples import Candidates, Kept, Samples, Stage, dense_candidates, p
 ATTACH_LAST = "Build the model anew, replace its parts, and attach last"
 
 
-def refuse_replaced(changed: Mapping[str, nn.Module], model: nn.Module, inputs: Any) -> None:
-    """Raise ValueError where a model in training has lost a module that ``attach`` changed, by name.
+def check_training(
+    changed: Mapping[str, nn.Module], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Check a call of a model in training: the modules that ``attach`` put in or changed, and the form of the targets.
 
-    A module inside a wrapper is not lost.
+    Raises ValueError where such a module was lost, or where torchvision would fail at the targets without a message.
     """
     if not model.training:
         return
+    _refuse_replaced(changed, model)
+    given = dict(zip(("images", "targets"), args, strict=False)) | kwargs
+    check_form(given.get("targets"), len(given["images"]))
+
+
+def _refuse_replaced(changed: Mapping[str, nn.Module], model: nn.Module) -> None:
+    """Raise ValueError for a module that is no longer where its name says; one inside a wrapper is not lost."""
     for name, module in changed.items():
-        part = model.get_submodule(name.split(".")[0])
-        if all(module is not other for other in part.modules()):
-            raise ValueError(f"model.{name} was replaced after imbdet.attach, which had changed it. {ATTACH_LAST}")
+        part = getattr(model, name.split(".")[0], None)
+        if part is None or all(module is not other for other in part.modules()):
+            raise ValueError(f"model.{name} was replaced after imbdet.attach, which had set it up. {ATTACH_LAST}")
 
 
 def remember_levels(head: Any, inputs: tuple[list[Tensor]], outputs: dict[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """From torchvision's targets, a dictionary for each image, to the ground truth of a batch in flat arrays."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,15 +22,10 @@ def join_targets(targets: Targets, images: int, classes: int, first: int | None)
         first: torchvision's label of class 0; None for RPN, which reads no labels and has one class, object.
 
     Raises:
-        ValueError: a number of targets that is not that of the images; boxes that are no tensor [n, 4] or not finite;
-            labels that are no integer tensor [n] or have no class. Names image and box.
+        ValueError: targets of another form (see :func:`check_form`); boxes that are not finite or have no area in fp32,
+            or an infinite one; labels that have no class. Names image and box.
     """
-    if len(targets) != images:
-        raise ValueError(f"{len(targets)} targets for {images} images, expected one for each image")
-    keys = ("boxes",) if first is None else ("boxes", "labels")
-    for position, target in enumerate(targets):
-        if misfit := _misfit(target, keys):
-            raise ValueError(f"{_name(position, target)}: {misfit}")
+    check_form(targets, images, ("boxes",) if first is None else ("boxes", "labels"))
     boxes = torch.cat([target["boxes"] for target in targets]).float()
     owner = positions([len(target["boxes"]) for target in targets], boxes.device)
     if first is None:
@@ -37,11 +33,30 @@ def join_targets(targets: Targets, images: int, classes: int, first: int | None)
     else:
         labels = torch.cat([target["labels"].long() for target in targets]) - first
     truth = Truth(boxes, labels, owner, boxes[:0], owner[:0], images, checked=True)
-    # A label out of range would count as background, a box that is not finite would make its image ignored.
-    wrong = ~boxes.isfinite().all(1) | (labels < 0) | (labels >= classes)
+    # A label out of range would count as background. A box without a size in fp32 has no IoU and infinite offsets.
+    wrong = ~_measurable(boxes) | (labels < 0) | (labels >= classes)
     if wrong.any():
         _refuse(truth, int(wrong.nonzero()[0]), targets, classes, first)
     return truth
+
+
+def check_form(targets: Any, images: int, keys: Sequence[str] = ("boxes",)) -> None:
+    """Check that targets are one dictionary for each image, with tensors that can be joined. Reads no values.
+
+    Raises:
+        ValueError: no sequence; another number of targets than of images; a target that is no mapping or lacks a key;
+            boxes that are no tensor [n, 4]; labels that are no integer tensor [n]. Names the image.
+    """
+    if not isinstance(targets, Sequence):
+        raise ValueError(f"targets are a {type(targets).__name__}, expected a list with a dictionary for each image")
+    if len(targets) != images:
+        raise ValueError(f"{len(targets)} targets for {images} images, expected one for each image")
+    for position, target in enumerate(targets):
+        if not isinstance(target, Mapping):
+            kind = type(target).__name__
+            raise ValueError(f"image {position} of the batch: its target is a {kind}, expected a dictionary of tensors")
+        if misfit := _misfit(target, keys):
+            raise ValueError(f"{_name(position, target)}: {misfit}")
 
 
 def positions(counts: list[int], device: torch.device) -> Tensor:
@@ -50,7 +65,7 @@ def positions(counts: list[int], device: torch.device) -> Tensor:
     return torch.arange(len(counts), device=device).repeat_interleave(each, output_size=sum(counts))
 
 
-def _misfit(target: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+def _misfit(target: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     """What keeps the boxes and labels of an image from being joined with others, if anything; reads no values."""
     for key in keys:
         if not isinstance(target.get(key), Tensor):
@@ -70,19 +85,32 @@ def _misfit(target: dict[str, Any], keys: tuple[str, ...]) -> str | None:
     return None
 
 
+def _measurable(boxes: Tensor) -> Tensor:
+    """[n] bool, whether a box has an area that fp32 can hold; NaN compares as false."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    area = size.prod(1)
+    return (size > 0).all(1) & (area > 0) & area.isfinite()
+
+
 def _refuse(truth: Truth, row: int, targets: Targets, classes: int, first: int) -> None:
-    """Raise ValueError for the box in a row of the flat arrays, which is not finite or has a label without a class."""
+    """Raise ValueError for the box in a row of the flat arrays, which has no finite area or a label without a class."""
     position = int(truth.images[row])
     place = row - int((truth.images < position).sum())
     box = f"{_name(position, targets[position])}, box {place}"
+    corners = f"{truth.boxes[row].tolist()} in pixels of the resized image"
     if not truth.boxes[row].isfinite().all():
-        corners = truth.boxes[row].tolist()
-        raise ValueError(f"{box}: {corners} in pixels of the resized image, expected finite numbers")
+        raise ValueError(f"{box}: {corners}, expected finite numbers")
+    if not _measurable(truth.boxes[row : row + 1]):
+        width, height = (truth.boxes[row, 2:] - truth.boxes[row, :2]).tolist()
+        raise ValueError(
+            f"{box}: {corners} is {width} wide and {height} high in fp32, expected an area above 0 and finite; remove "
+            "the box, or check its units"
+        )
     label = int(truth.labels[row]) + first
     raise ValueError(f"{box}: label {label} of a box, expected {first} to {classes - 1 + first}")
 
 
-def _name(position: int, target: dict[str, Any]) -> str:
+def _name(position: int, target: Mapping[str, Any]) -> str:
     """What a message calls an image."""
     name = f"image {position} of the batch"
     if "image_id" not in target:
