@@ -61,6 +61,12 @@ def test_mistakes_are_refused_by_name(change, message):
         build_method(FOCAL | change)
 
 
+@pytest.mark.parametrize("spec", ["focal", Focal, None, [("name", "focal")], FOCAL | {1: 2.0}])
+def test_what_is_no_mapping_of_parameters_is_refused(spec):
+    with pytest.raises(UserError, match=r"a method is a mapping such as \{'name': 'focal', .*, got "):
+        build_method(spec)
+
+
 @pytest.mark.parametrize("key", sorted(FOCAL.keys() - {"name"}))
 def test_every_parameter_must_be_stated(key):
     with pytest.raises(UserError, match=rf"method focal: parameter '{key}' is missing"):
@@ -98,6 +104,21 @@ def test_the_frequencies_of_the_classes_come_from_the_data_unless_they_are_state
     with pytest.raises(UserError, match="method equalization: parameter 'frequency' is missing"):
         build_method(EQUALIZATION)
     assert type(build_method(FOCAL, (0.5, 0.01))) is Focal  # not handed to a method without the parameter
+
+
+SOFTMAX_EQUALIZATION = {"name": "equalization_softmax", "threshold": 0.1, "tail_ratio": None, "gamma": 0.9}
+SOFTMAX_EQUALIZATION |= {"normalizer": "sampled", "box_beta": 0.0}
+
+
+@pytest.mark.parametrize("spec", [EQUALIZATION, SOFTMAX_EQUALIZATION], ids=lambda spec: spec["name"])
+def test_frequencies_without_an_order_or_of_no_class_are_refused(spec):
+    name = spec["name"]
+    for shares in ({0: 0.5, 1: 0.1}, {0.5, 0.1}):
+        with pytest.raises(UserError, match=f"method {name}: frequency is a (dict|set), expected a list of K shares"):
+            build_method(spec, shares)
+    for empty in (spec | {"frequency": []}, spec):
+        with pytest.raises(UserError, match=f"method {name}: frequency is empty; expected a share"):
+            build_method(empty, ())
 
 
 def with_method(experiment="ce", stage="dense", **change):

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cache, wraps
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, get_args
@@ -120,8 +120,11 @@ def build_method(spec: Mapping[str, Any], frequency: Sequence[float] | None = No
             ``frequency`` and whose ``spec`` leaves it to the data.
 
     Raises:
-        UserError: an unknown name or parameter, a missing one, or a value of the wrong type or out of range.
+        UserError: a spec that is no mapping of names, an unknown name or parameter, a missing one, or a value of the
+            wrong type or out of range.
     """
+    if not isinstance(spec, Mapping) or not all(isinstance(key, str) for key in spec):
+        raise UserError(f"a method is a mapping such as {{'name': 'focal', 'gamma': 2.0, ...}}, got {spec!r}")
     parameters = dict(spec)
     name = parameters.pop("name", None)
     if name not in method_names():
@@ -132,6 +135,11 @@ def build_method(spec: Mapping[str, Any], frequency: Sequence[float] | None = No
     for key in parameters.keys() - known.keys():
         raise UserError(f"method {name}: unknown parameter {key!r}; {nearest(key, known)}")
     if frequency is not None and "frequency" in known:
+        if isinstance(frequency, Mapping | Set):  # a tuple of it would be of keys, or in any order
+            kind = type(frequency).__name__
+            raise UserError(
+                f"method {name}: frequency is a {kind}, expected a list of K shares in the order of the labels"
+            )
         parameters.setdefault("frequency", tuple(frequency))
     try:
         method: Method = cls(**parameters)

@@ -30,8 +30,10 @@ def tail_classes(frequency: Sequence[float], threshold: float | None, tail_ratio
         [K] bool.
 
     Raises:
-        ValueError: both or none of threshold and tail_ratio, or a frequency that is no share.
+        ValueError: both or none of threshold and tail_ratio, no frequency, or one that is no share.
     """
+    if not len(frequency):
+        raise ValueError("frequency is empty; expected a share of the training images for each class")
     for share in frequency:
         if not 0 <= share <= 1:
             raise ValueError(f"frequency is the share of training images that hold a class, 0 to 1, got {share}")
