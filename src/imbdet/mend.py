@@ -18,6 +18,7 @@ from imbdet.files import write_text
 from imbdet.pipeline import DEFAULT_STUDY, Pipeline
 from imbdet.runs import claim
 
+ROOT = ("Snakefile", ".dvc/config")  # of a project has these
 TEMPORARY = Path(".dvc/tmp")
 LAST_LINE = re.compile(r"      size: \d+\n\Z")  # of a file in dvc.lock
 
@@ -26,8 +27,10 @@ def mend(path: Path) -> list[str]:
     """Remove the lock that a killed DVC has left, and tell DVC of what is finished and missing in its lock file.
 
     What is finished Snakemake knows, whose own files a kill leaves whole. Returns the stages that DVC is told of.
-    Raises :class:`UserError` while snakemake or dvc is running.
+    Raises :class:`UserError` outside a project's root, and while snakemake or dvc is running.
     """
+    if missing := [name for name in ROOT if not Path(name).exists()]:
+        raise UserError(f"{Path.cwd()} has no {', no '.join(missing)}; run this in the root of the project")
     pipeline = Pipeline(path)
     lock = pipeline.file.with_suffix(".lock")
     outputs = {step.stage: set(map(str, step.outputs)) for step in pipeline.steps()}
@@ -60,7 +63,7 @@ def drop_part(lock: Path, outputs: Mapping[str, set[str]]) -> set[str]:
 
     ``outputs`` are the files of each stage, which stand last in it.
     """
-    text = lock.read_text(encoding="utf-8")
+    text = lock.read_text(encoding="utf-8", errors="replace")  # it may end inside a character
     head, *entries = re.split(r"^(?=  \S)", text[: text.rfind("\n") + 1], flags=re.MULTILINE)
     stages = {entry.partition(":")[0].strip(): entry for entry in entries}
     for stage, entry in list(stages.items())[-1:]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from project_copy import Project
-from promises import said
+from promises import refused, said
 
-from imbdet.mend import drop_part
+from imbdet.mend import drop_part, mend
 
 STAGE = "train-ce-seed-1"
 MENDED = pytest.mark.promise(
@@ -122,3 +122,22 @@ def test_a_lock_file_that_ends_anywhere_keeps_the_stages_that_are_whole(lock: st
         whole = sum(len(end) <= cut for end in ends[1:])
         assert drop_part(file, outputs) == set(names[:whole])
         assert (file.read_text() if file.exists() else head) == ends[whole]
+
+
+def test_a_lock_file_that_ends_inside_a_character_is_mended(tmp_path: Path) -> None:
+    entry = "  {0}:\n    cmd: {0}\n    outs:\n    - path: /data/Übung/{0}\n      size: 1\n"
+    whole = ("schema: '2.0'\nstages:\n" + entry.format("one")).encode()
+    part = entry.format("two").encode()
+    file = tmp_path / "dvc.lock"
+    for cut in range(len(part)):
+        file.write_bytes(whole + part[:cut])
+        assert drop_part(file, {name: {f"/data/Übung/{name}"} for name in ("one", "two")}) == {"one"}
+        assert file.read_bytes() == whole
+
+
+def test_outside_a_project_nothing_is_mended_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Path("config/demo.yaml").resolve()
+    monkeypatch.chdir(tmp_path)
+    with refused(r"has no Snakefile, no \.dvc/config; run this in the root of the project"):
+        mend(study)
+    assert not list(tmp_path.iterdir())
