@@ -13,6 +13,7 @@ import torch
 from promises import refused, said
 from test_stopping import LONG, STOPS, checkpoints, wait_for
 
+from imbdet.errors import UserError
 from imbdet.layout import Layout
 from imbdet.training.launch import share_out
 from imbdet.training.process import join_processes
@@ -93,6 +94,49 @@ def test_a_process_that_is_killed_is_named(workspace, config):
     code, _, errors = trained(config(), "ce", **killed)
     assert code == 1
     assert errors.endswith("error: process 1 of 2 was killed by SIGKILL\n")
+
+
+@pytest.mark.parametrize("code", [7, 1])
+def test_a_process_that_ends_without_a_word_is_named(workspace, config, code):
+    ended, _, errors = trained(config(), "ce", **second_process(workspace, f"os._exit({code})"))
+    assert ended == 1
+    assert errors.endswith(f"error: process 1 of 2 ended with exit code {code} and no message\n")
+
+
+def test_a_world_size_of_1_from_the_cluster_starts_the_processes_all_the_same(config):
+    """A mistake in the batch, as only the processes see their number."""
+    code, _, errors = trained(config(train={"batch_size": 3}), "ce", WORLD_SIZE="1", RANK="0")
+    assert (code, errors) == (1, "error: train.batch_size is 3: no multiple of the 2 processes\n")
+
+
+def test_processes_of_torchrun_start_no_others(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with refused("--processes is 2, but WORLD_SIZE says that this is one of 2 processes already; leave --processes"):
+        share_out(2)
+
+
+VARIABLES = {
+    "empty": ({"WORLD_SIZE": ""}, "the environment variable WORLD_SIZE is '', expected a number from 1"),
+    "a word": ({"WORLD_SIZE": "two"}, "the environment variable WORLD_SIZE is 'two', expected a number from 1"),
+    "none": ({"WORLD_SIZE": "0"}, "the environment variable WORLD_SIZE is '0', expected a number from 1"),
+    "rank": ({"WORLD_SIZE": "2", "RANK": "-1"}, "the environment variable RANK is '-1', expected a number from 0"),
+    "no meeting": ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2, but MASTER_ADDR, MASTER_PORT is not set"),
+    "no rank": ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT is not set"),
+    "rank too high": (
+        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+        "RANK is 2 of WORLD_SIZE 2; expected 0 to 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("variables", "message"), VARIABLES.values(), ids=VARIABLES)
+def test_variables_that_describe_no_group_are_refused(monkeypatch, variables, message):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message), join_processes():
+        pass
 
 
 @STOPS

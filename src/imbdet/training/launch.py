@@ -13,8 +13,10 @@ from tempfile import TemporaryDirectory
 from imbdet.errors import UserError
 from imbdet.files import write_text
 from imbdet.signals import PARENT
+from imbdet.training.environment import group_size
 
 LEFT = "IMBDET_LEFT"  # environment variable: folder in which each process leaves what ended it
+FIRST_OF_SIGNALS = 128  # exit codes from here on: stopped by a signal, which the process has said
 
 
 def share_out(processes: int) -> None:
@@ -22,12 +24,19 @@ def share_out(processes: int) -> None:
 
     0 is one process as well: a job to which no GPU was given. A mistake is told once, however many processes meet it,
     and without what it broke in the others. The exit code is then 1, or 128 plus the number of the signal by which the
-    training was stopped. Raises :class:`UserError` for a negative number.
+    training was stopped. Raises :class:`UserError` for a negative number, and in one of several processes that were
+    started by something else, such as torchrun.
     """
     if processes < 0:
         raise UserError(f"--processes is {processes}; expected a number from 1, or 0 for a job without a GPU")
-    if processes <= 1 or "WORLD_SIZE" in os.environ:
+    if processes <= 1 or LEFT in os.environ:
         return
+    group = group_size()  # clusters export a WORLD_SIZE of 1
+    if group > 1:
+        raise UserError(
+            f"--processes is {processes}, but WORLD_SIZE says that this is one of {group} processes already; leave "
+            "--processes out if torchrun started them, otherwise unset WORLD_SIZE and RANK"
+        )
     with TemporaryDirectory(prefix="imbdet-") as folder:
         os.environ |= {LEFT: folder, PARENT: str(os.getpid())}
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun has it
@@ -63,6 +72,9 @@ def _run(processes: int, folder: str) -> int | str:
         rank, failure = failed.get_first_failure()
         if failure.exitcode < 0:
             return f"error: process {rank} of {processes} was killed by {failure.signal_name()}"
+        told = any(Path(folder).glob(f"*-{rank}"))
+        if not told and failure.exitcode < FIRST_OF_SIGNALS:
+            return f"error: process {rank} of {processes} ended with exit code {failure.exitcode} and no message"
         return int(failure.exitcode)
     return 0
 

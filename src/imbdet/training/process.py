@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from imbdet.errors import UserError
+from imbdet.training import environment
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,22 @@ class Process:
 def join_processes() -> Iterator[Process]:
     """Join the group that torchrun started, or be alone. A GPU is used where there is one, one to a process.
 
-    Raises :class:`UserError` where there are GPUs, but not one for each process.
+    Raises :class:`UserError` where there are GPUs, but not one for each process, and for variables of the
+    environment that describe no group.
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world_size = environment.rank(), environment.group_size()
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        place, gpus = environment.local_rank(), torch.cuda.device_count()
         if place >= gpus:
-            raise UserError(
-                f"{gpus} GPUs are too few for {os.environ['LOCAL_WORLD_SIZE']} processes; start one for each"
-            )
+            processes = os.environ.get("LOCAL_WORLD_SIZE", place + 1)
+            raise UserError(f"{gpus} GPUs are too few for {processes} processes; start one for each")
         device = torch.device("cuda", place)
         torch.cuda.set_device(device)
     if world_size == 1:
         yield Process(0, 1, device)
         return
+    environment.check_meeting()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Process(rank, world_size, device)
