@@ -6,7 +6,6 @@ from torch import Tensor
 from imbdet.distributed import total
 
 
-@torch.no_grad()
 def keep_total(weight: Tensor, loss: Tensor, rows: Tensor) -> Tensor:
     """Weights scaled by one number, so that they shift the losses among rows and leave their sum what it was.
 
@@ -19,6 +18,7 @@ def keep_total(weight: Tensor, loss: Tensor, rows: Tensor) -> Tensor:
         [N] ``weight * sum(loss) / sum(weight * loss)``, both sums over ``rows`` of all processes, in the wider dtype;
         the weights themselves where the second sum is 0, and 1 outside ``rows``.
     """
+    weight, loss = weight.detach(), loss.detach()  # unlike no_grad, of forward-mode derivatives too
     before = torch.where(rows, loss, 0.0).sum()
     after = torch.where(rows, weight * loss, 0.0).sum()
     before, after = total(torch.stack([before, after]))

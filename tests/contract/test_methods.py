@@ -179,6 +179,24 @@ def test_gradients_can_be_differentiated_as_those_of_plain_losses(monkeypatch, c
     assert_close((first, list(second)), tuple(map(list, gradient_penalty(case))), rtol=1e-9, atol=1e-12)
 
 
+@ALL
+def test_forward_mode_has_the_gradient_of_backward(case):
+    """Also of what a method detaches: ``torch.no_grad`` stops backward mode alone."""
+    samples, method = samples_of(case), method_of(case).double().eval()
+    inputs = samples.logits, samples.deltas
+    random = torch.Generator().manual_seed(3)
+    along = tuple(torch.randn(x.shape, dtype=x.dtype, generator=random) for x in inputs)
+
+    def loss(logits, deltas):
+        if samples.generator is not None:
+            samples.generator.manual_seed(4)
+        return sum(method(replace(samples, logits=logits, deltas=deltas)).values())
+
+    gradients = torch.func.grad(loss, argnums=(0, 1))(*inputs)
+    expected = sum((gradient * direction).sum() for gradient, direction in zip(gradients, along, strict=True))
+    assert_close(torch.func.jvp(loss, inputs, along)[1], expected, rtol=1e-9, atol=1e-12)
+
+
 BATCHES = {
     "an image without boxes": [[[5, 5, 40, 50], [30, 30, 50, 54]], []],
     "no boxes": [[], []],

@@ -51,7 +51,11 @@ def test_without_a_weighted_total_weights_stay(weight, loss):
 
 def test_weights_have_no_gradient():
     loss = torch.tensor([1.0, 2.0], requires_grad=True)
-    assert not keep_total(2 * loss, loss, torch.tensor([True, True])).requires_grad
+    rows = torch.tensor([True, True])
+    assert not keep_total(2 * loss, loss, rows).requires_grad
+    for derivative in (torch.func.jacrev, torch.func.jacfwd):
+        for function in (lambda x: keep_total(x, loss, rows), lambda x: keep_total(loss, x, rows)):
+            assert (derivative(function)(loss.detach()) == 0).all()
 
 
 def test_totals_are_those_of_all_processes(monkeypatch):
