@@ -5,10 +5,9 @@ from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from imbdet.domains import SHARE, check_thresholds, check_word
-from imbdet.geometry import first_non_finite
+from imbdet.geometry import are_boxes, first_wrong_box, pairwise_iou
 from imbdet.tensor_shapes import check_shapes
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
@@ -41,10 +40,10 @@ class Truth:
     boxes, labels, images: [G, 4] fp32 xyxy pixels, [G] int64 classes 0..K-1 and [G] int64 position in the batch.
     ignore_boxes, ignore_images: [R, 4] and [R], regions to ignore.
     num_images: B.
-    checked: whether all boxes are known to be finite. Otherwise the constructor looks, which waits for the device.
+    checked: whether all boxes are known to be right. Otherwise the constructor looks, which waits for the device.
 
-    Raises ValueError for fields whose shapes do not fit one another, and for a box that is not finite: its image would
-    have no foreground and hardly any background.
+    Raises ValueError for fields whose shapes do not fit one another; for a box that is not finite, whose image would
+    have no foreground and hardly any background; and for a box of negative width or height, which nothing would match.
     """
 
     boxes: Tensor
@@ -58,18 +57,18 @@ class Truth:
     def __post_init__(self) -> None:
         forms = {"boxes": "G 4", "labels": "G", "images": "G", "ignore_boxes": "R 4", "ignore_images": "R"}
         check_shapes(forms, vars(self))
-        if not (self.checked or torch.cat([self.boxes, self.ignore_boxes]).isfinite().all()):
-            _refuse_non_finite("box", self.boxes, self.images)
-            _refuse_non_finite("region to ignore", self.ignore_boxes, self.ignore_images)
+        if not (self.checked or are_boxes(torch.cat([self.boxes, self.ignore_boxes])).all()):
+            _refuse_wrong_box("box", self.boxes, self.images)
+            _refuse_wrong_box("region to ignore", self.ignore_boxes, self.ignore_images)
 
 
-def _refuse_non_finite(kind: str, boxes: Tensor, images: Tensor) -> None:
-    row = first_non_finite(boxes)
-    if row is not None:
+def _refuse_wrong_box(kind: str, boxes: Tensor, images: Tensor) -> None:
+    wrong = first_wrong_box(boxes)
+    if wrong:
+        row, problem = wrong
         image = int(images[row])
         place = int((images[:row] == image).sum())
-        corners = boxes[row].tolist()
-        raise ValueError(f"image {image} of the batch, {kind} {place}: {corners}, expected finite numbers")
+        raise ValueError(f"image {image} of the batch, {kind} {place}: {problem}")
 
 
 class Assigner(Protocol):
@@ -109,14 +108,14 @@ class MaxIoUAssigner:
     def __call__(self, anchors: Tensor, truth: Truth) -> Matches:
         """Match [A, 4] fp32 xyxy anchors, the same for every image: [B, A]."""
         check_shapes({"anchors": "A 4"}, {"anchors": anchors})
-        overlaps = box_iou(truth.boxes, anchors)
+        overlaps = pairwise_iou(truth.boxes, anchors)
         return self._match(overlaps, truth.images, truth.num_images, covered(anchors, truth))
 
     def match_proposals(self, proposals: Tensor, images: Tensor, truth: Truth) -> Matches:
         """Match [P, 4] fp32 xyxy proposals of the images [P] int64: [1, P]."""
         check_shapes({"proposals": "P 4", "images": "P"}, {"proposals": proposals, "images": images})
         # A box of another image overlaps nothing here, not even by 0.
-        overlaps = torch.where(truth.images[:, None] == images, box_iou(truth.boxes, proposals), -1.0)
+        overlaps = torch.where(truth.images[:, None] == images, pairwise_iou(truth.boxes, proposals), -1.0)
         crowded = covered(proposals, truth).gather(0, images[None])
         return self._match(overlaps, torch.zeros_like(truth.images), 1, crowded)
 

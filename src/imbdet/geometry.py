@@ -64,10 +64,18 @@ def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return boxes[..., :2] + size / 2, size
 
 
-def first_non_finite(boxes: Tensor) -> int | None:
-    """Row of the first of [n, 4] boxes that is not finite, None where all are. Waits for the device."""
-    rows = (~boxes.isfinite().all(1)).nonzero()
-    return int(rows[0]) if len(rows) else None
+def are_boxes(boxes: Tensor) -> Tensor:
+    """[n, 4] xyxy to [n] bool: finite, with a width and a height of at least 0."""
+    return boxes.isfinite().all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+
+
+def first_wrong_box(boxes: Tensor) -> tuple[int, str] | None:
+    """Row of the first of [n, 4] that is no box, with what it holds; None where all are. Waits for the device."""
+    rows = (~are_boxes(boxes)).nonzero()
+    if not len(rows):
+        return None
+    row = int(rows[0])
+    return row, f"{boxes[row].tolist()}, expected finite numbers x1, y1, x2, y2 with x1 <= x2 and y1 <= y2"
 
 
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -76,6 +84,12 @@ def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
     inside = (high - low).clamp(min=0).prod(-1)
     union = _area(boxes) + _area(others) - inside
     return inside / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """[G, 4] and [A, 4] xyxy boxes to [G, A] IoU, in fp32 or wider; 0 where both have no area, NaN in torchvision."""
+    dtype = torch.promote_types(torch.promote_types(boxes.dtype, others.dtype), torch.float32)
+    return paired_iou(boxes.to(dtype)[:, None], others.to(dtype))
 
 
 def nms_in_groups(boxes: Tensor, scores: Tensor, group: Tensor, iou: float) -> Tensor:

@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import box_iou
 
 from imbdet.assigners import BACKGROUND, FOREGROUND, IGNORED, MaxIoUAssigner, Truth
+from imbdet.geometry import pairwise_iou
 
 RULES = ("argmax", "reassign", "off")
 
@@ -168,6 +170,28 @@ def test_a_box_that_nothing_overlaps_matches_nothing(rule, rows):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_priors_without_area_match_nothing(rule):
+    """Nor a box of no area at the same place, where 0 / 0 would be NaN; nor do those of a negative width."""
+    priors = as_boxes([[8, 8, 8, 8], [8, 8, 8, 24], [24, 8, 8, 24], [24, 24, 8, 8], [0, 0, 16, 16]])
+    boxes = [[8, 8, 8, 8], [8, 8, 8, 24], [0, 0, 16, 16]]
+    truth, assigner = truth_of([boxes], [[]]), MaxIoUAssigner(0.5, 0.4, rule)
+    for matches in (assigner(priors, truth), assigner.match_proposals(priors, torch.zeros(5).long(), truth)):
+        assert matches.iou.tolist() == [[0, 0, 0, 0, 1]]
+        assert matches.status.tolist() == [[BACKGROUND] * 4 + [FOREGROUND]]
+        assert matches.gt_id[0, -1] == 2
+
+
+@seeded
+@given(images_of_boxes(), st.sampled_from([torch.float16, torch.float32, torch.float64, torch.int64]))
+def test_an_iou_is_that_of_torchvision_to_the_bit(boxes, dtype):
+    flat, _ = flatten(boxes)
+    for one, other in ((flat, grid()), (flat, flat), (flat.to(dtype), grid()), (flat.to(dtype), grid().to(dtype))):
+        got, expected = pairwise_iou(one, other), box_iou(one, other)
+        assert torch.equal(got, expected.nan_to_num())
+        assert got.dtype == (torch.float64 if torch.float64 in (one.dtype, other.dtype) else torch.float32)
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_images_without_boxes_are_background(rule):
     for boxes in ([[], []], [[[0, 0, 16, 16]], []]):
         matches = assign(boxes, rule)
@@ -203,11 +227,13 @@ def test_crowds_never_change_foreground(boxes, regions):
 
 NAN, INF = float("nan"), float("inf")
 NON_FINITE = [[NAN] * 4, [8, 8, NAN, 24], [8, 8, INF, 24], [-INF, 8, 24, 24]]
-REFUSED = r"image 2 of the batch, {} 1: \[.*(nan|inf).*\], expected finite numbers"
+# Corners that have changed places, a width and a height in the place of the far corner.
+NEGATIVE_SIZE = [[24, 8, 8, 24], [8, 24, 24, 8], [24, 24, 8, 8], [40, 30, 20, 20]]
+REFUSED = r"image 2 of the batch, {} 1: \[.*\], expected finite numbers x1, y1, x2, y2 with x1 <= x2 and y1 <= y2$"
 
 
-@pytest.mark.parametrize("corners", NON_FINITE, ids=str)
-def test_boxes_and_regions_that_are_not_finite_are_refused_by_image_and_place(corners):
+@pytest.mark.parametrize("corners", NON_FINITE + NEGATIVE_SIZE, ids=str)
+def test_what_is_no_box_or_region_is_refused_by_image_and_place(corners):
     good = [0, 0, 16, 16]
     lists = [[good], [], [good, corners, good]]
     with pytest.raises(ValueError, match=REFUSED.format("box")):

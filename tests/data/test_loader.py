@@ -1,6 +1,7 @@
 """Batches: functions of the seed and the step alone, whatever process reads them; boxes that stay on their pixels."""
 
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -380,4 +381,13 @@ def test_a_sample_has_finite_boxes(value: float) -> None:
     with pytest.raises(ValueError, match=r"image 4, box 1: \[1\.0, .*(nan|inf).*, expected finite"):
         replace(no_boxes(), boxes=boxes, labels=torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"image 4, region to ignore 1: .*(nan|inf).*, expected finite"):
+        replace(no_boxes(), ignore=boxes)
+
+
+@pytest.mark.parametrize("corners", [[4.0, 0.0, 0.0, 4.0], [0.0, 4.0, 4.0, 0.0], [9.0, 9.0, 4.0, 4.0]])
+def test_a_sample_has_boxes_of_no_negative_size(corners: list[float]) -> None:
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], corners])
+    with pytest.raises(ValueError, match=rf"image 4, box 1: {re.escape(str(corners))}, expected .* x1 <= x2"):
+        replace(no_boxes(), boxes=boxes, labels=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=rf"image 4, region to ignore 1: {re.escape(str(corners))}, expected"):
         replace(no_boxes(), ignore=boxes)

@@ -21,7 +21,7 @@ from imbdet.data.facts import read_prepared
 from imbdet.data.table import Ints
 from imbdet.data.transforms import decode, fitted_size, flip, resize
 from imbdet.errors import UserError
-from imbdet.geometry import first_non_finite
+from imbdet.geometry import first_wrong_box
 from imbdet.layout import Layout
 from imbdet.seeding import generator, number
 from imbdet.settings import Detector
@@ -52,10 +52,10 @@ class Sample:
             counts = f"{len(self.boxes)} boxes and {self.labels.numel()} labels"
             raise ValueError(f"image {self.image_id}: {counts}, expected a label for each box")
         for kind, boxes in {"box": self.boxes, "region to ignore": self.ignore}.items():
-            row = first_non_finite(boxes)
-            if row is not None:
-                corners = boxes[row].tolist()
-                raise ValueError(f"image {self.image_id}, {kind} {row}: {corners}, expected finite numbers")
+            wrong = first_wrong_box(boxes)
+            if wrong:
+                row, problem = wrong
+                raise ValueError(f"image {self.image_id}, {kind} {row}: {problem}")
 
 
 def collate(samples: list[Sample], stride: int, seed: int | None = None) -> Batch:

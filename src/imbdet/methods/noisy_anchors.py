@@ -28,9 +28,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from imbdet.assigners import FOREGROUND, Matches, MaxIoUAssigner, Truth
+from imbdet.geometry import pairwise_iou
 from imbdet.heads import HeadSpec
 from imbdet.losses import ClassificationLoss, sigmoid_focal_loss
 from imbdet.losses import Focal as FocalLoss
@@ -56,7 +56,7 @@ class TopNAssigner:
     def __call__(self, anchors: Tensor, truth: Truth) -> Matches:
         """Match [A, 4] xyxy anchors, the same for every image: [B, A]."""
         best = MaxIoUAssigner(math.inf, math.inf, low_quality="off")(anchors, truth)  # nothing reaches the threshold
-        picked = largest(box_iou(truth.boxes, anchors), self.number)
+        picked = largest(pairwise_iou(truth.boxes, anchors), self.number)
         times = torch.zeros_like(best.iou).index_add(0, truth.images, picked.to(best.iou.dtype))
         status = torch.where(times > 0, FOREGROUND, best.status)
         return replace(best, status=status, multiplicity=times.clamp(min=1))
