@@ -2,7 +2,8 @@
 
 Nothing of size [N, K] is kept for backward, which computes the gradient from the logits again: a block of rows at a
 time, or in one kernel fused by ``torch.compile``. Only a gradient that will be differentiated itself
-(``create_graph=True``, ``torch.func``) is computed in ordinary operations on all rows, which autograd records.
+(``create_graph=True``, ``torch.func``), or is one of a batch (``is_grads_batched=True``), is computed in ordinary
+operations on all rows, which autograd records.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from imbdet.margins import MarginLoss, derivative, forward_mode, promote
 
@@ -65,7 +67,8 @@ class _SumOverClasses(torch.autograd.Function):
             return None, None, None, None, None, None
         logits, label = ctx.saved_tensors
         loss, alpha, compiled = ctx.rest
-        if torch.is_grad_enabled():
+        # Slopes computed ahead have lost the tangent of the logits.
+        if _transformed(grad) or forward_ad.unpack_dual(logits).tangent is not None:
             slopes = _differentiable_slopes(logits, label, grad, loss, alpha).to(logits.dtype)
         elif ctx.slopes is None:
             kernel = _compiled(_slopes) if compiled else _slopes_by_block
@@ -169,13 +172,21 @@ def _scaled(others: Tensor, target: Tensor, label: Tensor, grad: Tensor, alpha: 
 def _with_target(others: Tensor, target: Tensor, label: Tensor) -> Tensor:
     """[n, K] with the column of each foreground row's class replaced by [n]."""
     classes = others.shape[1]
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():  # torch.func has no scatter in place
+    if torch.compiler.is_compiling() or _transformed(target):  # torch.func has no scatter in place
         # Compared as int32: as wide as fp32, so that the fused kernel compares as many classes as it computes.
         column = torch.arange(classes, dtype=torch.int32, device=others.device)
         return torch.where(column == label.to(torch.int32)[:, None], target[:, None], others)
     index = label.clamp(0, classes - 1)[:, None]
     foreground = ((label >= 0) & (label < classes))[:, None]
     return others.scatter_(1, index, torch.where(foreground, target[:, None], others.gather(1, index)))
+
+
+def _transformed(x: Tensor) -> bool:
+    """Whether autograd may record what becomes of a tensor, or the tensor stands for a batch, as under vmap."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # which traces neither of the questions below
+        return torch.is_grad_enabled()
+    # Of torch.func.vmap, and of is_grads_batched.
+    return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def _values_by_block(logits: Tensor, label: Tensor, target: Tensor, loss: MarginLoss, alpha: float | None) -> Tensor:

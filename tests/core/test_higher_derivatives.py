@@ -5,7 +5,8 @@ from functools import partial
 import plain_losses
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd.functional import jacobian
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
 from torch.testing import assert_close
 
@@ -68,6 +69,39 @@ def test_first_and_second_derivatives_equal_numeric_ones_in_both_modes(loss):
     x = logits()
     assert gradcheck(loss, (x,), check_forward_ad=True)
     assert gradgradcheck(loss, (x,), check_fwd_over_rev=True)
+
+
+@EVERY_LOSS
+def test_a_batch_of_gradients_is_a_loop_over_them(loss):
+    x = logits()
+    assert gradcheck(loss, (x,), check_batched_grad=True, check_forward_ad=True, check_batched_forward_grad=True)
+    assert gradgradcheck(loss, (x,), check_batched_grad=True)
+    assert_close(*(jacobian(loss, x, vectorize=vectorize) for vectorize in (False, True)), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("rows", [0, N])
+def test_gradients_of_the_sum_come_in_batches_and_with_tangents(monkeypatch, compiled, rows):
+    """Neither needs a graph of the gradient; a second backward is as the first."""
+    monkeypatch.setattr(class_sums, "_compiled", lambda kernel: kernel)
+    x, grads = logits()[:rows], draw(SAMPLES, rows, seed=2)
+    loss = partial(sum_over_classes, Focal(2.0), label=LABEL[:rows], alpha=0.25, compiled=compiled)
+    result = loss(x)
+
+    def gradient(grad, **options):
+        return torch.autograd.grad(result, x, grad, retain_graph=True, **options)[0]
+
+    batched = gradient(grads, is_grads_batched=True), vmap(gradient)(grads)
+    expected = torch.stack([gradient(grad) for grad in grads])
+    for got in batched:
+        assert_close(got, expected, rtol=1e-14, atol=0)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x.detach().requires_grad_(), draw(rows, K, seed=3))
+        by_graph = [
+            torch.autograd.grad(loss(dual).square().sum(), dual, create_graph=create_graph)[0]
+            for create_graph in (False, True)
+        ]
+        assert_close(*(forward_ad.unpack_dual(first).tangent.detach() for first in by_graph), rtol=1e-14, atol=1e-16)
 
 
 def penalty(function, x, weights):
