@@ -159,9 +159,10 @@ def smooth_l1(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:
         beta: where the parabola meets the line, at least 0.
 
     Raises:
-        ValueError: beta below 0 or not finite, or shapes that differ.
+        ValueError: beta below 0 or not finite, shapes that differ, or deltas that are no floats.
     """
     BOX_BETA.check("beta", beta)
+    check_floats("deltas", deltas)
     check_same_shape("deltas", deltas, "targets", targets)
     return F.smooth_l1_loss(promote(deltas), targets, reduction="none", beta=beta)
 

@@ -109,6 +109,29 @@ def test_offsets_have_the_shape_of_their_targets(targets):
         smooth_l1(torch.zeros(8, 4), torch.zeros(targets), 1.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_offsets_are_floats(dtype):
+    with pytest.raises(ValueError, match=rf"^deltas are of {dtype}; expected a float dtype$"):
+        smooth_l1(torch.zeros(2, 4, dtype=dtype), torch.zeros(2, 4), 1.0)
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.tolist, lambda _: 0.5, lambda _: None])
+def test_what_is_no_tensor_is_refused_by_name(convert):
+    """An array has a shape, so that it would go as far as its first method."""
+    floats, label = torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)
+    calls = [(loss, ("logits", "targets"), (floats, floats)) for loss in LOSSES.values()]
+    calls += [(loss, ("logits", "label"), (floats, label)) for loss in SUMS.values()]
+    calls += [(lambda *pair: smooth_l1(*pair, 1.0), ("deltas", "targets"), (floats, floats))]
+    calls += [(lambda x: truth(boxes=x), ("boxes",), (floats,))]
+    calls += [(lambda x: MaxIoUAssigner(0.5, 0.4, "argmax")(x, truth()), ("anchors",), (floats,))]
+    for function, names, arguments in calls:
+        for i, name in enumerate(names):
+            wrong = [convert(x) if i == place else x for place, x in enumerate(arguments)]
+            got = type(wrong[i]).__name__
+            with pytest.raises(ValueError, match=rf"^{name}: got {got}, expected a torch.Tensor$"):
+                function(*wrong)
+
+
 @pytest.mark.parametrize("name", [*ROW_FIELDS, "logits", "deltas", "gt_boxes"])
 def test_fields_of_samples_fit_one_another(name):
     samples = make_samples("dense")
