@@ -124,6 +124,27 @@ def test_colours_of_16_bits_are_told_and_keep_their_high_byte(path, form):
     assert (decode(path).numpy() == COLOURS.transpose(2, 0, 1)).all()
 
 
+DEEP = {
+    "PPM": b"P6 %d %d 65535\n" % (WIDTH, HEIGHT) + (COLOURS.astype("u2") * 257).astype(">u2").tobytes(),
+    "PPM of 12 bits": b"P6 %d %d 4080\n" % (WIDTH, HEIGHT) + (COLOURS.astype("u2") * 16).astype(">u2").tobytes(),
+    "PPM as text": b"P3 %d %d 65535\n" % (WIDTH, HEIGHT)
+    + b" ".join(b"%d" % (v * 257) for v in COLOURS.ravel().tolist()),
+    "SGI": saved(Image.fromarray(COLOURS), "SGI", bpc=2),
+}
+
+
+@pytest.mark.parametrize("content", DEEP.values(), ids=DEEP)
+def test_colours_of_more_than_8_bits_in_other_formats_are_told(path, content):
+    assert set(found(path, content)) == {"sixteen_bit"}
+    assert np.abs(decode(path).numpy().astype(int) - COLOURS.transpose(2, 0, 1)).max() <= 1
+
+
+@pytest.mark.parametrize("largest", [255, 100])
+def test_a_ppm_of_8_bits_has_nothing_unusual(path, largest):
+    pixels = np.minimum(COLOURS, largest).tobytes()
+    assert found(path, b"P6 %d %d %d\n" % (WIDTH, HEIGHT, largest) + pixels) == {}
+
+
 def test_planes_of_8_bits_are_read(path):
     assert found(path, tiff(COLOURS, planar=2)) == {}
     assert (decode(path).numpy() == COLOURS.transpose(2, 0, 1)).all()

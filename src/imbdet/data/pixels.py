@@ -21,7 +21,8 @@ MODES = {
     **dict.fromkeys(("I", "I;16", "I;16B", "I;16L", "I;16N"), ("sixteen_bit",)),
 }
 _STORED = ("I;16", "I;16B", "I;16L", "I;16N", "I;16R")  # grey of 16 bits, in all orders of its bytes and bits
-_SCALED = ("ppm", "ppm_plain", "jpeg2k")  # decoders that give the whole range of 16 bits, whatever the file has
+_PPM = ("ppm", "ppm_plain")
+_SCALED = (*_PPM, "jpeg2k")  # decoders that give the whole range of 16 bits, whatever the file has
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 
 
@@ -76,4 +77,7 @@ def _stored(image: Image.Image) -> tuple[str, str]:
     if not tiles:
         return "", image.mode
     decoder, *_, arguments = tiles[0]
-    return decoder, str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    stored = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    # The first of PPM's arguments is the mode in memory, the second the largest value in the file.
+    of_16_bits = decoder == "SGI16" or (decoder in _PPM and arguments[1] > 255)
+    return decoder, f"{stored};16" if of_16_bits else stored
