@@ -116,6 +116,56 @@ BAD = {
     "no file name": ("images", 1, "file_name", None, "image 10 has file_name None; expected a path inside"),
     "absolute name": ("images", 1, "file_name", "/etc/x.jpg", "image 10 has file_name '/etc/x.jpg'"),
     "file name twice": ("images", 1, "file_name", "c.jpg", "file_name 'c.jpg' stands more than once"),
+    "file name twice, spelt otherwise": (
+        "images",
+        2,
+        "file_name",
+        "./c.jpg",
+        "file_name 'c.jpg' stands more than once, of images 30 and 20; each",
+    ),
+    "a file in a file": (
+        "images",
+        1,
+        "file_name",
+        "sub",
+        "image 10 has file_name 'sub', which is the folder of 'sub/b.jpg' of image 20; a path is a file or a folder",
+    ),
+    "a file in a file, spelt otherwise": (
+        "images",
+        1,
+        "file_name",
+        "c.jpg//x/a.jpg",
+        "image 30 has file_name 'c.jpg', wh",
+    ),
+    "hidden file": (
+        "images",
+        1,
+        "file_name",
+        ".a.jpg",
+        "image 10 has file_name '.a.jpg', but names with a dot in front",
+    ),
+    "hidden folder": (
+        "images",
+        1,
+        "file_name",
+        "a/.b/c.jpg",
+        "image 10 has file_name 'a/.b/c.jpg', but names with a dot",
+    ),
+    "the folder itself": ("images", 1, "file_name", "./", "image 10 has file_name './', but names with a dot in front"),
+    "long name": (
+        "images",
+        1,
+        "file_name",
+        "a" * 252 + ".jpg",
+        ".jpg', of which a part has 256 bytes; file systems all",
+    ),
+    "long folder of short characters": (
+        "images",
+        1,
+        "file_name",
+        "\u00e4" * 128 + "/a.jpg",
+        "of which a part has 256 by",
+    ),
     "zero byte": ("images", 1, "file_name", "a\0.jpg", "image 10 has file_name 'a\\x00.jpg'"),
     "half a character": ("images", 1, "file_name", "\ud800.jpg", "image 10 has file_name '\\ud800.jpg'"),
     "crowd in words": ("annotations", 1, "iscrowd", "0", "annotation 6 has iscrowd '0'; expected 0 or 1"),
@@ -144,6 +194,18 @@ def test_a_bad_value_is_named(case: str) -> None:
     raw[part][row][key] = value
     with refused(f"^{HERE}: .*{re.escape(message)}"):
         parse_annotations(raw, HERE)
+
+
+@pytest.mark.parametrize(
+    ("spelt", "name"),
+    [("./a.jpg", "a.jpg"), ("a//b.jpg", "a/b.jpg"), ("a/./b.jpg", "a/b.jpg"), ("a" * 255, "a" * 255), ("a./b", "a./b")],
+)
+def test_a_file_name_is_kept_in_its_shortest_spelling(tmp_path: Path, spelt: str, name: str) -> None:
+    raw = content()
+    raw["images"][1]["file_name"] = spelt
+    path = tmp_path / "instances_train.json"
+    assert write_annotations(path, raw, HERE).file_names == ("c.jpg", name, "sub/b.jpg")
+    assert [image["file_name"] for image in read_collected(path).content["images"]] == ["c.jpg", name, "sub/b.jpg"]
 
 
 def test_a_category_without_the_key_of_its_name_is_refused_where_the_data_are_made(tmp_path: Path) -> None:

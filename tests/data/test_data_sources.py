@@ -41,6 +41,17 @@ def test_a_folder_and_its_archive_give_the_same_data(make_study: MakeStudy, coco
     assert state("data", "unpacked", "results") == before
 
 
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_the_spelling_of_a_file_name_means_nothing(
+    make_study: MakeStudy, coco_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    expected = run(make_study(coco_format(coco_folder)))
+    path = coco_folder / "annotations" / "instances_train.json"
+    path.write_text(path.read_text().replace("a/one.png", "a//./one.png").replace("two.jpg", "./two.jpg"))
+    source = coco_folder if kind == "folder" else zipped(coco_folder, tmp_path / "some.zip")
+    assert run(make_study(coco_format(source) | {"folder": "spelt"}))["splits"] == expected["splits"]
+
+
 def test_what_nobody_annotated_stays_out(make_study: MakeStudy, coco_folder: Path) -> None:
     Image.new("RGB", (9, 9)).save(coco_folder / "train" / "extra.png")
     run(make_study(coco_format(coco_folder)))

@@ -116,7 +116,7 @@ def write_annotations(path: Path, content: Any, source: Path) -> Table:
     :func:`imbdet.data.table.read_table`.
     """
     table = read_table(content, source)
-    table = replace(table, content=reduced(content))  # the masks, most of the file, may leave the memory
+    table = replace(table, content=reduced(table.content))  # the masks, most of the file, may leave the memory
     marks = [[row, *mark] for row, mark in table.marks.items()]
     write_text(_collected(path), as_text(table.content | {"source": str(source), "marks": marks}))
     return table

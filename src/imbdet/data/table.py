@@ -1,9 +1,10 @@
 """An annotation file as columns, in its own order, defects and all: only its form is checked here."""
 
+import posixpath
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from imbdet.settings import is_line
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 _UNFIT = re.compile(r"[\x00-\x1f\ud800-\udfff]")  # in file names: control characters, halves of characters
+_LONGEST = 255  # bytes of a name in a folder, on all common file systems
 LARGEST = 1e9  # pixels; beyond it a number is no position in an image
 
 
@@ -69,9 +71,12 @@ class Table:
 def read_table(content: Any, path: Path) -> Table:
     """Turn the content of a COCO annotation file into columns.
 
+    A file name is kept in its shortest spelling: ``a//b.png`` and ``./a/b.png`` are ``a/b.png``.
+
     Raises :class:`UserError`, naming file, record and value, for content of another schema; for ids and sizes that are
-    no integers; for sizes below one pixel; for file names that lead out of their folder or stand for several images;
-    for category ids that are repeated and categories without a name; and where there is no image or category.
+    no integers; for sizes below one pixel; for file names that lead out of their folder, are hidden or too long, or
+    stand for several images or a folder of them; for category ids that are repeated and categories without a name; and
+    where there is no image or category.
     """
     images, categories, records = (_records(content, key, path) for key in ("images", "categories", "annotations"))
     if not images or not categories:
@@ -88,11 +93,12 @@ def read_table(content: Any, path: Path) -> Table:
     boxes = np.array([_box(record.get("bbox")) for record in records], dtype=np.float64).reshape(len(records), 4)
     areas = np.array([_number(record["area"]) if "area" in record else np.inf for record in records], dtype=np.float64)
     crowd = _crowds(records, path)
+    names = _file_names(images, path)
     return Table(
         path=path,
-        content=content,
+        content=content | {"images": [r | {"file_name": name} for r, name in zip(images, names, strict=True)]},
         image_ids=image_ids,
-        file_names=_file_names(images, path),
+        file_names=names,
         sizes=sizes,
         category_ids=category_ids,
         category_names=_category_names(categories, path),
@@ -175,19 +181,39 @@ def _category_names(categories: list[Any], path: Path) -> tuple[str, ...]:
 
 
 def _file_names(images: list[Any], path: Path) -> tuple[str, ...]:
-    names = tuple(record.get("file_name") for record in images)
+    names = tuple(_file_name(record, path) for record in images)
+    ids: dict[str, int] = {}
     for record, name in zip(images, names, strict=True):
-        if not isinstance(name, str) or leads_out(name) or _UNFIT.search(name):
-            raise UserError(f"{path}: image {record['id']} has file_name {name!r}; expected a path inside its folder")
-    repeated = [name for name, ids in _ids_by_name(images).items() if len(ids) > 1]
-    if repeated:
-        raise UserError(f"{path}: file_name {repeated[0]!r} stands more than once; each image needs its own file")
+        known = ids.setdefault(name, record["id"])
+        if known != record["id"]:  # a record that is repeated as it is has a repeated id, which is another defect
+            raise UserError(
+                f"{path}: file_name {name!r} stands more than once, of images {known} and {record['id']}; each image "
+                "needs its own file"
+            )
+    folders = {PurePosixPath(posixpath.dirname(name)) for name in ids}
+    for folder in sorted({str(path) for inner in folders for path in (inner, *inner.parents)} & ids.keys()):
+        inside = next(name for name in ids if name.startswith(f"{folder}/"))
+        raise UserError(
+            f"{path}: image {ids[folder]} has file_name {folder!r}, which is the folder of {inside!r} of image "
+            f"{ids[inside]}; a path is a file or a folder: rename one"
+        )
     return names
 
 
-def _ids_by_name(images: list[Any]) -> dict[str, set[int]]:
-    """The ids of each file name: a record that is repeated as it is has a repeated id, which is another defect."""
-    ids: dict[str, set[int]] = {}
-    for record in images:
-        ids.setdefault(record["file_name"], set()).add(record["id"])
-    return ids
+def _file_name(record: Any, path: Path) -> str:
+    """The path of an image's file, in its shortest spelling."""
+    name = record.get("file_name")
+    whose = f"{path}: image {record['id']} has file_name {name!r}"
+    if not isinstance(name, str) or leads_out(name) or _UNFIT.search(name):
+        raise UserError(f"{whose}; expected a path inside its folder")
+    short = posixpath.normpath(name)
+    for part in short.split("/"):
+        if part.startswith("."):
+            raise UserError(
+                f"{whose}, but names with a dot in front are of hidden files, which are not read; rename it"
+            )
+        if len(part.encode()) > _LONGEST:
+            raise UserError(
+                f"{whose}, of which a part has {len(part.encode())} bytes; file systems allow {_LONGEST}: rename it"
+            )
+    return short
