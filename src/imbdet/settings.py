@@ -104,6 +104,7 @@ class Validation(Section):
     several_frames: Annotated[
         Counted, Field(description="image of several frames or pages, of which the first is read")
     ] = "ignore"
+    marked_images: Annotated[Refused, Field(description="image with a mark to leave it out")] = "error"
     empty_images: Annotated[Counted, Field(description="image to which no annotation is left")] = "ignore"
     duplicate_annotation_ids: Annotated[
         Refused, Field(description="annotation with the id of an earlier one, which stays")

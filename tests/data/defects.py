@@ -131,6 +131,11 @@ def _remove_annotations(data, record):
     return record["id"]
 
 
+def _mark_image(data, record):
+    record["ignore"] = 1
+    return record["id"]
+
+
 def _skip_category_ids(data, record):
     data.content["categories"].append({"id": 9, "name": "class 9"})
     return 4
@@ -156,6 +161,7 @@ OF_IMAGES = {
     "sixteen_bit": _file(lambda content: sixteen_bits()),
     "alpha": _file(lambda content: noise(mode="RGBA")),
     "several_frames": _file(lambda content: noise(save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))])),
+    "marked_images": _mark_image,
     "empty_images": _remove_annotations,
 }
 OF_ANNOTATIONS = {

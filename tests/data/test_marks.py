@@ -29,15 +29,37 @@ MARKED = {
     "another spelling of iscrowd": {"is_crowd": 1},
     "in capitals": {"isCrowd": True},
     "CVAT's": {"attributes": {"difficult": True, "occluded": False}},
+    "CVAT's, of COCO's key": {"attributes": {"iscrowd": 1}},
+    "a list of names and values": {"attributes": [{"name": "ignore", "value": True}]},
+    "a list of keys and values": {"properties": [{"key": "occluded", "value": 0}, {"key": "Ignored", "value": "yes"}]},
+    "a list of records": {"attributes": [{"occluded": 0}, {"difficult": 1}]},
+    "a list of words": {"attributes": ["blurry", "ignore"]},
+    "one word": {"attributes": "difficult"},
+    "labelme's": {"flags": {"ignore": True}},
+    "tags": {"tags": ["ignore"]},
+    "a tag": {"tags": "crowd"},
+    "a flag to ignore": {"ignore_flag": 1},
+    "a region to ignore": {"ignore_region": True},
+    "KITTI's": {"DontCare": 1},
+    "KITTI's in small letters": {"dont_care": 1},
+    "a group": {"is_group": 1},
+    "VOC's, of three levels": {"difficult": 2},
+    "a count": {"crowd": 5},
+    "a kind of crowd": {"attributes": {"crowd": "sparse"}},
+    "unspecified": {"attributes": {"difficult": "unspecified"}},
+    "yes": {"ignore": "yes"},
+    **{f"a value of {value!r}": {"ignore": value} for value in (-1, 0.5, float("nan"), [], {}, "maybe")},
     "CrowdHuman's": {"extra": {"ignore": 1, "occ": 0}},
     "beside one that says no": {"ignore": 0, "difficult": 1},
 }
 UNMARKED = [
-    *({"ignore": value} for value in (0, 0.0, False, None, "", "0", "false")),
+    *({"ignore": value} for value in (0, 0.0, False, None, "", "0", "false", "False", "no", " No ")),
     {"attributes": {"difficult": False}},
     {"attributes": None},
     {"extra": []},
-    {"attributes": "difficult"},
+    {"attributes": [{"name": "ignore", "value": False}, {"name": 1}, 1, None]},
+    {"attributes": "occluded", "tags": ["blurry"], "flags": {"ignore": "no", "iscrowd": 0}},
+    {"group": 3, "group_id": 1, "note": "ignore"},
     {"isfake": 1},  # Objects365's drawings and reflections, which are trained on
     {"occluded": 1, "truncated": 1, "visibility": 0},
 ]
@@ -100,12 +122,63 @@ def test_a_crowd_that_is_marked_as_well_is_a_crowd():
     assert prepared() == plain(data)
 
 
+def test_the_value_of_a_mark_is_in_the_message_however_long():
+    for value, shown in (("sparse", "'sparse'"), (5, "5"), ("x" * 1000, "'x{79}")):
+        marked(attributes={"crowd": value})
+        with refused(rf"^{SOURCE}: annotation 13 of image 20 has attributes.crowd {shown}, by which other"):
+            validate(LAYOUT, Validation())
+
+
 @pytest.mark.promise("An annotation with a mark to leave it out is never trained on without a word", "bad input")
-@pytest.mark.parametrize("value", ["yes", 2, -1, 0.5, float("nan"), [], {}, "maybe"])
-def test_a_value_that_is_neither_yes_nor_no_is_refused(value):
-    for keys, name in (({"ignore": value}, "ignore"), ({"attributes": {"difficult": value}}, "attributes.difficult")):
-        with refused(rf"^{SOURCE}: annotation 13 has {name} .*; expected 0 or 1$"):
-            marked(**keys)
+@pytest.mark.parametrize("keys", [{"ignore": 1}, {"tags": ["ignore"]}, {"flags": {"dontcare": True}}], ids=str)
+def test_an_image_with_a_mark_is_refused_or_left_out(keys):
+    data = Dataset()
+    data.content["images"][1] |= keys
+    data.write(LAYOUT)
+    with refused(rf"^{SOURCE}: image 20 has .*, by which other programs.*; mend it, or set .*marked_images to drop$"):
+        validate(LAYOUT, Validation())
+    report, _ = validate(LAYOUT, policy(marked_images="drop"))
+    assert report["splits"]["train"]["defects"]["marked_images"]["ids"] == [20]
+    assert report["splits"]["train"]["images_in_quarantine"] == 0
+    assert prepared() == data.without({20})
+    assert not Path("data/quarantine.txt").exists()
+
+
+@pytest.mark.promise("An annotation with a mark to leave it out is never trained on without a word", "bad input")
+@pytest.mark.parametrize("keys", [{"ignore": 1}, {"is_ignored": "yes"}], ids=str)
+def test_a_category_with_a_mark_marks_its_annotations(keys):
+    data = Dataset(2)
+    data.content["categories"][1] |= keys
+    data.write(LAYOUT)
+    with refused(
+        r"annotation 2 of image 10 has category 2 with .*, by which .*data.validation.marked to crowd or drop"
+    ):
+        validate(LAYOUT, Validation())
+    report, _ = validate(LAYOUT, policy(marked="drop"))
+    assert report["splits"]["train"]["defects"]["marked"]["ids"] == [2, 4]
+    assert [a["id"] for a in prepared()["annotations"]] == [1, 3]
+
+
+@pytest.mark.parametrize("first", [{"ignore": 1}, {"area": float("nan")}, {"area": 0}, {"id": 1}], ids=str)
+def test_a_good_box_is_no_repetition_of_one_that_is_left_out(first):
+    data = Dataset()
+    box = [0, 0, 5, 5]
+    data.add(data.content["images"][1], bbox=box, **first)
+    good = data.add(data.content["images"][1], bbox=box, area=25)
+    data.add(data.content["images"][1], bbox=box, area=25)
+    data.write(LAYOUT)
+    report, _ = validate(LAYOUT, policy("drop"))
+    assert report["splits"]["train"]["defects"]["duplicate_boxes"]["count"] == 1
+    assert [a["id"] for a in prepared()["annotations"] if a["bbox"] == box] == [good]
+
+
+def test_a_box_repeats_one_without_an_area_that_stays():
+    data = Dataset()
+    for area in (0, 25):
+        number = data.add(data.content["images"][1], bbox=[0, 0, 5, 5], area=area)
+    data.write(LAYOUT)
+    report, _ = validate(LAYOUT, policy("ignore", duplicate_boxes="drop"))
+    assert report["splits"]["train"]["defects"]["duplicate_boxes"]["ids"] == [number]
 
 
 def test_marks_are_named_by_the_key_in_the_file():

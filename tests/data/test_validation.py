@@ -30,6 +30,7 @@ MESSAGES = {
     "sixteen_bit": r"image 20: data/train/20.png has 16 bits a channel",
     "alpha": r"image 20: data/train/20.png has mode RGBA",
     "several_frames": r"image 20: data/train/20.png has several frames or pages",
+    "marked_images": r"image 20 has ignore 1, by which other programs leave it out",
     "empty_images": r"image 20: no annotation is left to it",
     "duplicate_annotation_ids": r"annotation id 3 stands 2 times",
     "unknown_image": r"annotation 13 names image 999, which the file does not list",

@@ -117,7 +117,7 @@ def write_annotations(path: Path, content: Any, source: Path) -> Table:
     """
     table = read_table(content, source)
     table = replace(table, content=reduced(table.content))  # the masks, most of the file, may leave the memory
-    marks = [[row, *mark] for row, mark in table.marks.items()]
+    marks = [[[row, *mark] for row, mark in found.items()] for found in (table.marks, table.image_marks)]
     write_text(_collected(path), as_text(table.content | {"source": str(source), "marks": marks}))
     return table
 
@@ -125,8 +125,9 @@ def write_annotations(path: Path, content: Any, source: Path) -> Table:
 def read_collected(path: Path) -> Table:
     """Read what :func:`write_annotations` put beside ``path``; messages name its source."""
     content = read_json(_collected(path))
-    source, marks = Path(content.pop("source")), content.pop("marks")
-    return replace(read_table(content, source), marks={row: (key, value) for row, key, value in marks})
+    source = Path(content.pop("source"))
+    marks, image_marks = ({row: (key, value) for row, key, value in found} for found in content.pop("marks"))
+    return replace(read_table(content, source), marks=marks, image_marks=image_marks)
 
 
 def admit_annotations(path: Path, content: dict[str, Any]) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imbdet.data.federated import LISTS
 from imbdet.data.table import Ints, Mask, Table, corners, has_area
-from imbdet.settings import Rules
+from imbdet.settings import Rules, Validation
 
 EXACT = 1e-5  # pixels: what sums of floats may be off by
 
@@ -30,16 +31,16 @@ class Finding:
 Findings = dict[str, Finding]
 
 
-def find(table: Table, rounding: float, rules: Rules) -> Findings:
+def find(table: Table, policy: Validation, rules: Rules) -> Findings:
     """Return all defects of a table by their names in :class:`imbdet.settings.Validation`; empty where there is none.
 
     Args:
-        rounding: by how many pixels a box may reach out of its image through rounding.
+        policy: how many pixels a box may reach out of its image through rounding, and what is left out.
         rules: by which detections are evaluated; those of LVIS read LVIS's keys, which are a defect otherwise.
     """
     federated = _of_lvis_keys(table) if rules == "coco" else {}
-    boxes = _of_boxes(table, rounding)
-    return {**_of_categories(table), **_of_image_ids(table), **_of_annotations(table), **boxes, **federated}
+    images = {**_of_image_ids(table), **_of_image_marks(table)}
+    return {**_of_categories(table), **images, **_of_annotations(table), **_of_boxes(table, policy), **federated}
 
 
 def clipped(table: Table) -> NDArray[np.float64]:
@@ -62,6 +63,13 @@ def _of_image_ids(table: Table) -> Findings:
     ids = table.image_ids[rows]
     first = f"image id {ids[0]} stands {counts[inverse[rows[0]]]} times; ids must be unique" if len(rows) else ""
     return {"duplicate_image_ids": Finding(rows, ids, first)}
+
+
+def _of_image_marks(table: Table) -> Findings:
+    rows = np.array(sorted(table.image_marks), dtype=np.int64)
+    ids = table.image_ids[rows]
+    first = f"image {ids[0]} {_has_mark(*table.image_marks[rows[0]])}" if len(rows) else ""
+    return {"marked_images": Finding(rows, ids, first)}
 
 
 def _of_lvis_keys(table: Table) -> Findings:
@@ -94,20 +102,22 @@ def _of_annotations(table: Table) -> Findings:
             ~np.isin(categories, table.category_ids),
             lambda i: f"annotation {ids[i]} names category {categories[i]}, which the file does not list",
         ),
-        "crowds": _finding(table, table.crowd, lambda i: f"annotation {ids[i]} of image {images[i]} is a crowd"),
-        "marked": _finding(table, np.isin(np.arange(len(ids)), list(table.marks)), lambda i: _describe_mark(table, i)),
+        "crowds": _finding(table, table.crowd, lambda i: describe_ignored(table, i)),
+        "marked": _finding(table, table.marked, lambda i: describe_ignored(table, i)),
     }
 
 
-def _describe_mark(table: Table, row: int) -> str:
-    key, value = table.marks[row]
-    return (
-        f"annotation {table.ids[row]} of image {table.images[row]} has {key} {value!r}, "
-        "by which other programs leave it out"
-    )
+def describe_ignored(table: Table, row: int) -> str:
+    """Say for people why an annotation, which is a crowd or marked, is no object."""
+    why = "is a crowd" if table.crowd[row] else _has_mark(*table.marks[row])
+    return f"annotation {table.ids[row]} of image {table.images[row]} {why}"
 
 
-def _of_boxes(table: Table, rounding: float) -> Findings:
+def _has_mark(key: str, value: Any) -> str:
+    return f"has {key} {value!r:.80}, by which other programs leave it out"
+
+
+def _of_boxes(table: Table, policy: Validation) -> Findings:
     """Numbers that are none, sizes, places and repetitions; of sizes and places a box has one defect at most."""
     boxes, areas = table.boxes, table.areas
     finite = np.isfinite(boxes).all(axis=1)
@@ -119,13 +129,22 @@ def _of_boxes(table: Table, rounding: float) -> Findings:
     seen = (reach <= EXACT) | has_area(inside)
     out = located & seen & (reach > EXACT)
     numeric = finite & np.isfinite(areas)
-    repeated = finite & ~_is_first([table.images, table.categories, table.crowd, *boxes.T])
+    # A good annotation is no repetition of one that is left out for another defect.
+    area_counts = (areas > 0) | (policy.zero_area != "drop")
+    fate = [table.crowd, table.marked, numeric, area_counts, _is_first([table.ids])]
+    repeated = finite & ~_is_first([table.images, table.categories, *fate, *boxes.T])
     described = {
         "negative_size": (finite & negative, "; sizes must not be negative"),
         "zero_size": (finite & ~negative & ~sized, ", which has no width or height"),
         "outside": (located & ~seen, ", outside the image's {width} x {height} pixels"),
-        "reaching_out": (out & (reach >= rounding), ", which reaches out of the image's {width} x {height} pixels"),
-        "rounded_out": (out & (reach < rounding), ", which reaches out of the image's {width} x {height} pixels"),
+        "reaching_out": (
+            out & (reach >= policy.rounding),
+            ", which reaches out of the image's {width} x {height} pixels",
+        ),
+        "rounded_out": (
+            out & (reach < policy.rounding),
+            ", which reaches out of the image's {width} x {height} pixels",
+        ),
         "duplicate_boxes": (repeated, ", as an earlier annotation of the same category has"),
     }
 

@@ -1,46 +1,48 @@
-"""Marks to leave an annotation out. COCO's format has ``iscrowd`` alone; other programs have keys of their own."""
+"""Marks to leave a record out. COCO's format has ``iscrowd`` alone; other programs have keys of their own."""
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
-# Keys in small letters without a leading "is": mmdetection's and CityPersons' ``ignore``, BDD100K's ``ignored``, VOC's
-# ``difficult``, WIDER FACE's ``invalid``, Open Images' ``IsGroupOf``, other spellings of ``iscrowd``.
-MARKS = {"ignore", "ignored", "difficult", "invalid", "groupof", "crowd"}
-HOLDERS = ("attributes", "extra")  # CVAT's and Datumaro's, CrowdHuman's: records inside an annotation
-_TEXTS = {"": False, "0": False, "false": False, "1": True, "true": True}
+# The letters of a key: mmdetection's and CityPersons' ``ignore``, BDD100K's ``ignored``, VOC's ``difficult``, WIDER
+# FACE's ``invalid``, KITTI's ``DontCare``, Open Images' ``IsGroupOf``, other spellings of ``iscrowd``.
+_MARK = re.compile(r"(is)?(ignored?|ignore(flags?|regions?|areas?)|difficult|invalid|dontcare|crowd|groupof)|isgroup")
+# What holds marks inside a record: CVAT's and Datumaro's attributes, CrowdHuman's extra, labelme's flags, tags.
+HOLDERS = ("attribute", "attributes", "extra", "flags", "metadata", "properties", "tags")
+_NO = ("", "0", "false", "no")
 
 Record = dict[str, Any]
 
 
 def find_marks(records: list[Record]) -> dict[int, tuple[str, Any]]:
-    """Return key and value of each annotation that is marked, by its row.
-
-    Raises ValueError, naming the annotation, for a value that is neither yes nor no.
-    """
+    """Find the key and value of each record that is marked, by its row: any value is a mark that is not clearly no."""
     marks: dict[int, tuple[str, Any]] = {}
-    for prefix, holders in _holders(records):
-        for key in sorted(filter(_is_mark, set[str]().union(*holders.values()))):
-            for row, holder in holders.items():
-                value = holder.get(key)
-                if _is_yes(value, f"annotation {records[row].get('id')} has {prefix}{key}"):
-                    marks.setdefault(row, (f"{prefix}{key}", value))
+    keys = set[str]().union(*records)
+    for key in sorted(filter(_is_mark, keys - {"iscrowd"})):
+        for row, record in enumerate(records):
+            if key in record and not _is_no(record[key]):
+                marks.setdefault(row, (key, record[key]))
+    for holder in sorted(keys.intersection(HOLDERS)):
+        for row, record in enumerate(records):
+            for key, value in _pairs(record.get(holder)):
+                if _is_mark(key) and not _is_no(value):
+                    marks.setdefault(row, (f"{holder}.{key}", value))
     return marks
 
 
-def _holders(records: list[Record]) -> Iterator[tuple[str, dict[int, Record]]]:
-    """Records that may hold marks, by row: the annotations, and what they hold; with what stands before their keys."""
-    yield "", dict(enumerate(records))
-    for name in HOLDERS:
-        yield f"{name}.", {row: r[name] for row, r in enumerate(records) if name in r and isinstance(r[name], dict)}
+def _pairs(held: Any) -> Iterator[tuple[str, Any]]:
+    """List keys and values of a record, of a list of records that name their key, and of words, which say yes."""
+    for item in held if isinstance(held, list) else [held]:
+        if isinstance(item, dict):
+            yield from item.items()
+            yield from ((item[key], item.get("value", True)) for key in ("name", "key") if type(item.get(key)) is str)
+        elif isinstance(item, str):
+            yield item, True
 
 
 def _is_mark(key: str) -> bool:
-    return key != "iscrowd" and re.sub("[^a-z]", "", key.lower()).removeprefix("is") in MARKS
+    return _MARK.fullmatch(re.sub("[^a-z]", "", key.lower())) is not None
 
 
-def _is_yes(value: Any, whose: str) -> bool:
-    known = _TEXTS.get(value.strip().lower(), value) if isinstance(value, str) else value
-    if known not in (None, 0, 1):
-        raise ValueError(f"{whose} {value!r}; expected 0 or 1")
-    return bool(known)
+def _is_no(value: Any) -> bool:
+    return value.strip().lower() in _NO if isinstance(value, str) else value in (0, None)

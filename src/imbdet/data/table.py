@@ -18,6 +18,7 @@ from imbdet.settings import is_line
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Marks = dict[int, tuple[str, Any]]
 _UNFIT = re.compile(r"[\x00-\x1f\ud800-\udfff]")  # in file names: control characters, halves of characters
 _LONGEST = 255  # bytes of a name in a folder, on all common file systems
 LARGEST = 1e9  # pixels; beyond it a number is no position in an image
@@ -31,8 +32,8 @@ class Table:
     and width, pixels. category_ids: [K] int64. category_names: K names, of one line each. ids, images, categories: [n]
     int64, ids of annotations, of their images and categories. boxes: [n, 4] float64, x y width height; NaN where the
     file has something else. areas: [n] float64, the box's where the file has none, NaN where it is no number. crowd:
-    [n] bool. marks: key and value of each annotation that is marked to be left out (:mod:`imbdet.data.marks`) and no
-    crowd, by its row.
+    [n] bool. marks, image_marks: key and value of each annotation, no crowd, and of each image that is marked to be
+    left out (:mod:`imbdet.data.marks`), by its row; an annotation has its own mark or that of its category.
     """
 
     path: Path
@@ -48,7 +49,13 @@ class Table:
     boxes: NDArray[np.float64]
     areas: NDArray[np.float64]
     crowd: Mask
-    marks: dict[int, tuple[str, Any]]
+    marks: Marks
+    image_marks: Marks
+
+    @property
+    def marked(self) -> Mask:
+        """[n] whether an annotation has a mark to leave it out."""
+        return np.isin(np.arange(len(self.ids)), list(self.marks))
 
     @property
     def known_image(self) -> Mask:
@@ -108,7 +115,8 @@ def read_table(content: Any, path: Path) -> Table:
         boxes=boxes,
         areas=np.where(np.isinf(areas), boxes[:, 2] * boxes[:, 3], areas),
         crowd=crowd,
-        marks={row: mark for row, mark in _marks(records, path).items() if not crowd[row]},
+        marks={row: mark for row, mark in _marks(records, categories).items() if not crowd[row]},
+        image_marks=find_marks(images),
     )
 
 
@@ -161,11 +169,18 @@ def _crowds(records: list[Any], path: Path) -> Mask:
     return np.array(values, dtype=bool)
 
 
-def _marks(records: list[Any], path: Path) -> dict[int, tuple[str, Any]]:
-    try:
-        return find_marks(records)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+def _marks(records: list[Any], categories: list[Any]) -> Marks:
+    """Marks of annotations: their own, else those of their categories."""
+    of_category = {
+        categories[row]["id"]: (f"category {categories[row]['id']} with {key}", value)
+        for row, (key, value) in find_marks(categories).items()
+    }
+    inherited = {
+        row: of_category[record["category_id"]]
+        for row, record in enumerate(records if of_category else [])
+        if record["category_id"] in of_category
+    }
+    return inherited | find_marks(records)
 
 
 def _category_names(categories: list[Any], path: Path) -> tuple[str, ...]:

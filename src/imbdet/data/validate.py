@@ -25,6 +25,7 @@ from imbdet.settings import Rules, Validation
 
 Record = dict[str, Any]
 BROKEN = ("duplicate_image_ids", *image_files.DEFECTS)  # an image that is dropped for one of these is in quarantine
+OF_IMAGES = (*BROKEN, "marked_images")
 
 
 @dataclass
@@ -105,7 +106,7 @@ def _require_lvis(split: Split, policy: Validation) -> None:
 
 def _examine(table: Table, policy: Validation, rules: Rules) -> Split:
     images, annotations = (np.ones(len(ids), dtype=bool) for ids in (table.image_ids, table.ids))
-    return Split(table, find(table, policy.rounding, rules), images, annotations, hashes={})
+    return Split(table, find(table, policy, rules), images, annotations, hashes={})
 
 
 def _look(split: Split, folder: Path, policy: Validation) -> None:
@@ -138,7 +139,7 @@ def _drop(split: Split, policy: Validation) -> None:
     table = split.table
     for name, finding in split.findings.items():
         if getattr(policy, name) == "drop":
-            mask = split.images if name in BROKEN else split.annotations
+            mask = split.images if name in OF_IMAGES else split.annotations
             mask[finding.rows] = False
     split.annotations &= np.isin(table.images, table.image_ids[split.images])
     empty = split.images & ~np.isin(table.image_ids, table.images[split.annotations])
