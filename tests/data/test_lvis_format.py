@@ -108,10 +108,40 @@ def test_what_lvis_s_rules_cannot_read_is_refused_before_any_training(make_study
 
 @pytest.mark.promise("Data that LVIS's rules cannot evaluate are refused before any training", "bad input")
 @pytest.mark.parametrize(
-    ("key", "name", "policy"), [("iscrowd", "crowds", {}), ("ignore", "marked", {"marked": "crowd"})]
+    ("key", "name", "policy"),
+    [
+        ("iscrowd", "crowds", {}),
+        ("iscrowd", "crowds", {"crowds": "error"}),
+        ("ignore", "marked", {"marked": "crowd"}),
+        ("ignore", "marked", {}),
+    ],
 )
 def test_regions_to_ignore_are_refused_or_dropped(make_study, lvis_folder, key, name, policy):
     change(lvis_folder, "val", lambda whole: whole["annotations"][0].update({key: 1}))
     with refused(rf"annotation 1 of image 2 .*; LVIS's rules have no regions .*: set data.validation.{name} to drop"):
         run(make_study(lvis_format(lvis_folder, validation=policy)))
     assert run(make_study(lvis_format(lvis_folder, validation={name: "drop"})))["splits"]["val"]["boxes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "policy"),
+    [
+        ({"bbox": [3, 3, 0, 8]}, {}),
+        ({"bbox": [99, 3, 8, 8]}, {"outside": "drop"}),
+        ({"category_id": 99}, {"unknown_category": "drop"}),
+    ],
+    ids=str,
+)
+def test_a_crowd_that_is_left_out_for_another_defect_needs_no_choice(make_study, lvis_folder, spoil, policy):
+    change(lvis_folder, "val", lambda whole: whole["annotations"][0].update({"iscrowd": 1} | spoil))
+    assert run(make_study(lvis_format(lvis_folder, validation=policy)))["splits"]["val"]["crowds"] == 0
+
+
+def test_a_crowd_of_an_image_that_is_left_out_needs_no_choice(make_study, lvis_folder):
+    def spoil(whole):
+        whole["annotations"][0]["iscrowd"] = 1
+        whole["images"][1]["ignore"] = 1
+
+    change(lvis_folder, "val", spoil)
+    manifest = run(make_study(lvis_format(lvis_folder, validation={"marked_images": "drop"})))
+    assert (manifest["splits"]["val"]["images"], manifest["splits"]["val"]["crowds"]) == (1, 0)

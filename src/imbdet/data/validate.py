@@ -15,7 +15,7 @@ import numpy as np
 from imbdet.data import image_files
 from imbdet.data.coco import KEPT, admit_annotations, read_collected
 from imbdet.data.federated import lacking, unlisted
-from imbdet.data.findings import Finding, Findings, clipped, find
+from imbdet.data.findings import Finding, Findings, clipped, describe_ignored, find
 from imbdet.data.report import refuse, report
 from imbdet.data.table import Ints, Mask, Table
 from imbdet.errors import UserError
@@ -80,7 +80,8 @@ def validate(
             _look(split, layout.images(name), policy)
         else:
             _recall(split, before[name]["defects"])
-        _drop(split, policy)
+        _leave_out(split, policy)
+        _leave_out_empty(split, policy)
     _refuse(splits, policy)
     for split in splits.values():
         _refuse_quarantine(split, policy)
@@ -96,11 +97,14 @@ def _require_lvis(split: Split, policy: Validation) -> None:
     fault = lacking(content) or unlisted(content)
     if fault:
         raise UserError(f"{path}: {fault}; complete it, or set data.source to coco_format to evaluate by COCO's rules")
-    for name, choice in (("crowds", "ignore"), ("marked", "crowd")):  # which leave a region to ignore
-        finding = split.findings[name]
-        if len(finding.rows) and getattr(policy, name) == choice:
+    _leave_out(split, policy)
+    for name in ("crowds", "marked"):
+        rows = split.findings[name].rows
+        kept = rows[split.annotations[rows]]
+        if len(kept):
             raise UserError(
-                f"{path}: {finding.first}; LVIS's rules have no regions to ignore: set data.validation.{name} to drop"
+                f"{path}: {describe_ignored(split.table, int(kept[0]))}; LVIS's rules have no regions to ignore: "
+                f"set data.validation.{name} to drop"
             )
 
 
@@ -134,14 +138,18 @@ def _of_images(table: Table, rows: Ints, first: str = "") -> Finding:
     return Finding(rows, ids, f"image {ids[0]}: {first}" if len(rows) else "")
 
 
-def _drop(split: Split, policy: Validation) -> None:
-    """Leave out what the policy drops. Which images are empty shows only then."""
-    table = split.table
+def _leave_out(split: Split, policy: Validation) -> None:
+    """Leave out what has a defect, found so far, that the policy drops."""
     for name, finding in split.findings.items():
         if getattr(policy, name) == "drop":
             mask = split.images if name in OF_IMAGES else split.annotations
             mask[finding.rows] = False
-    split.annotations &= np.isin(table.images, table.image_ids[split.images])
+    split.annotations &= np.isin(split.table.images, split.table.image_ids[split.images])
+
+
+def _leave_out_empty(split: Split, policy: Validation) -> None:
+    """Find the images to which no annotation is left, and leave them out if the policy drops them."""
+    table = split.table
     empty = split.images & ~np.isin(table.image_ids, table.images[split.annotations])
     split.findings["empty_images"] = _of_images(table, np.flatnonzero(empty), "no annotation is left to it")
     if policy.empty_images == "drop":
