@@ -11,7 +11,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from imbdet.errors import UserError, nearest
-from imbdet.settings import Axis, Data, Detector, Evaluate, Intervals, LossSamples, Section, Train, is_line
+from imbdet.settings import (
+    Axis,
+    Data,
+    Detector,
+    Evaluate,
+    Integer,
+    Intervals,
+    LossSamples,
+    Section,
+    Train,
+    as_seen,
+    is_line,
+)
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=SAFE_NAME)]
@@ -87,7 +99,7 @@ class Study(Section):
     name: Name
     description: Annotated[str, Field(description="data set and size in a few words, for every caption")]
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
+        tuple[Annotated[Integer, Field(ge=0)], ...],
         Field(min_length=1, description="each trains every experiment once; runs shown singly are of the first"),
     ]
     data: Data
@@ -126,7 +138,7 @@ class Study(Section):
         for name, experiment in self.experiments.items():
             if name in BESIDE:
                 raise ValueError(f"experiments.{name}: figures have {name!r} for something else; choose another name")
-            label = " ".join(experiment.label.split())  # as a browser shows it
+            label = as_seen(experiment.label)
             if other := with_label.get(label):
                 raise ValueError(
                     f"experiments.{other} and experiments.{name} both have the label {label!r}, by which figures and "

@@ -10,6 +10,8 @@ from pydantic import Field
 
 from imbdet.errors import nearest
 
+LARGEST_INTEGER = 2**63 - 1  # in tensors; Python's own have no bound
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -43,7 +45,8 @@ class Domain:
     def _within(self, value: float) -> bool:
         above = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         below = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
-        return above and below and -math.inf < value < math.inf
+        storable = not isinstance(value, Integral) or abs(int(value)) <= LARGEST_INTEGER
+        return above and below and storable and -math.inf < value < math.inf
 
     def _bounds(self, name: str) -> str:
         pairs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))

@@ -2,36 +2,49 @@
 
 import math
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
-from imbdet.domains import check_thresholds
+from imbdet.domains import LARGEST_INTEGER, check_thresholds
 from imbdet.urls import without_secrets
 
+
+def _of_64_bits(number: int) -> int:
+    """Refuse an integer that no tensor can hold; much larger ones overflow in arithmetic with floats as well."""
+    if abs(number) > LARGEST_INTEGER:
+        raise ValueError("expected an integer of at most 64 bits")
+    return number
+
+
+Integer = Annotated[int, AfterValidator(_of_64_bits)]  # every integer of a study without a bound of its own
+Count = Annotated[Integer, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Url = Annotated[str, PlainSerializer(without_secrets)]
 _NO_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line ends, halves of characters
-Range = Annotated[tuple[int, int], Field(description="smallest and largest number, both included")]
+Range = Annotated[tuple[Integer, Integer], Field(description="smallest and largest number, both included")]
+_ELSEWHERE = re.compile(r"^(~|[A-Za-z]:)|\$([A-Za-z_]|\{)|%[A-Za-z][\w()]*%")  # a shell's, or Windows's
 
 
 def _place(path: str) -> str:
     """Refuse a path that the file system takes for another place than its writer: no shell reads a study."""
     if not path.strip():
         raise ValueError("expected a path; an empty one is the current folder")
-    if path.startswith("~") or re.search(r"\$\w|\$\{", path):
+    if _ELSEWHERE.search(path):
         raise ValueError(
-            "~ and $NAME are a shell's, and would name a folder here; write the path itself, from / or from the "
-            "project's folder, which may hold a symbolic link to the place"
+            "~ and $NAME are a shell's, %NAME% and C: are Windows's, and would name a folder here; write the path "
+            "itself, from / or from the project's folder, which may hold a symbolic link to the place"
         )
-    if "://" in path:
-        raise ValueError("expected a path on this machine, not an address")
+    if "://" in path or path.lower().startswith("file:"):
+        raise ValueError("expected a path on this machine, not an address such as file:/data: write /data")
+    if (plain := path.strip().replace("\\", "/")) != path:
+        raise ValueError(f"a backslash or a blank at an end would be part of a folder's name: write {plain!r}")
     return path
 
 
@@ -43,9 +56,15 @@ def _booleans(value: Any) -> int:
     return sum(map(_booleans, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
 
 
+def as_seen(text: str) -> str:
+    """Return what a reader can tell of a text: no invisible characters, blanks joined as in a browser."""
+    visible = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).split())
+
+
 def is_line(name: Any) -> bool:
     """Whether a name can be shown in figures and tables: text that is not blank, in one line."""
-    return isinstance(name, str) and bool(name.strip()) and not _NO_LINE.search(name)
+    return isinstance(name, str) and bool(as_seen(name)) and not _NO_LINE.search(name)
 
 
 class Section(BaseModel):
@@ -161,8 +180,8 @@ class ShapesData(Source):
     """The generated data set (:mod:`imbdet.data.shapes`): a pure function of these values."""
 
     source: Literal["shapes"]
-    seed: int
-    image_size: Annotated[int, Field(ge=32, description="side in pixels; images are square")]
+    seed: Integer
+    image_size: Annotated[Integer, Field(ge=32, description="side in pixels; images are square")]
     train_images: Count
     val_images: Count
     classes: Annotated[int, Field(ge=1, le=8)]
@@ -197,8 +216,8 @@ class ShapesData(Source):
 class Subset(Section):
     """Some images of each split: their ids, or how many; :func:`imbdet.data.subset.choose` says which those are."""
 
-    train: int | tuple[int, ...]
-    val: int | tuple[int, ...]
+    train: Integer | tuple[Integer, ...]
+    val: Integer | tuple[Integer, ...]
 
     @model_validator(mode="after")
     def _some_images(self) -> "Subset":
@@ -308,8 +327,8 @@ class Network(Section, ABC):
     backbone: str
     pretrained: bool
     fpn_channels: Count
-    short_side: Annotated[int, Field(ge=32, description="pixels after resizing, as far as long_side allows")]
-    long_side: Annotated[int, Field(ge=32)]
+    short_side: Annotated[Integer, Field(ge=32, description="pixels after resizing, as far as long_side allows")]
+    long_side: Annotated[Integer, Field(ge=32)]
     anchors: Anchors
     crowd: Annotated[Literal["ignore", "drop"], Field(description="what becomes of crowd regions in training")]
     train: Annotated[
@@ -379,7 +398,7 @@ class RPN(Section):
     """Region proposals: assignment, sampling and suppression (Ren et al. 2015, section 3.1)."""
 
     assigner: MaxIoU
-    sampled: Annotated[int, Field(ge=1, description="anchors of an image in the loss")]
+    sampled: Annotated[Integer, Field(ge=1, description="anchors of an image in the loss")]
     foreground_share: Share
     _sampling = model_validator(mode="after")(_foreground_is_sampled)
     nms_iou: Share
@@ -391,7 +410,7 @@ class RoI(Section):
     """Fast R-CNN's head: assignment, sampling and pooling of proposals (Lin et al. 2017, FPN, section 4.2)."""
 
     assigner: MaxIoU
-    sampled: Annotated[int, Field(ge=1, description="proposals of an image in the loss")]
+    sampled: Annotated[Integer, Field(ge=1, description="proposals of an image in the loss")]
     foreground_share: Share
     _sampling = model_validator(mode="after")(_foreground_is_sampled)
     pool_size: Count
@@ -433,7 +452,7 @@ class MultiStep(Section):
     """Linear warm-up, then the rate times ``factor`` at each milestone (a share of all steps)."""
 
     name: Literal["multistep"]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Annotated[Integer, Field(ge=0)]
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     factor: PositiveShare
 
@@ -448,21 +467,21 @@ class Cosine(Section):
     """Linear warm-up, then half a cosine to zero."""
 
     name: Literal["cosine"]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Annotated[Integer, Field(ge=0)]
 
 
 class Train(Section):
     """One training: the same for every experiment of a detector, so that only the method differs."""
 
     steps: Count
-    batch_size: Annotated[int, Field(ge=1, description="images in a step, over all processes")]
+    batch_size: Annotated[Integer, Field(ge=1, description="images in a step, over all processes")]
     optimizer: Annotated[SGD | AdamW, Field(discriminator="name")]
     schedule: Annotated[MultiStep | Cosine, Field(discriminator="name")]
     clip_norm: Positive | None
     flip: Annotated[Share, Field(description="probability of a horizontal flip")]
     precision: Literal["fp32", "bf16"] = "fp32"
     compile_loss: bool = False
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[Integer, Field(ge=0)] = 0
     log_every: Count = 20
     checkpoint_every: Count = 500
     tensorboard: bool = False
@@ -520,7 +539,9 @@ class LossSamples(Section):
 class Intervals(Section):
     """How sure a study's numbers are: a paired bootstrap of its detections (:mod:`imbdet.evaluation.paired`)."""
 
-    resamples: Annotated[int, Field(ge=40, description="of the images; 1,000 are usual, fewer than 40 have no tails")]
+    resamples: Annotated[
+        Integer, Field(ge=40, description="of the images; 1,000 are usual, fewer than 40 have no tails")
+    ]
     over: Annotated[
         Literal["images", "seeds_and_images"], Field(description="what is drawn anew; seeds need at least two of them")
     ]

@@ -120,6 +120,8 @@ def _explain(where: str, raw: dict[str, Any], error: Any) -> str:
     if error["type"] == "missing":
         return f"{where}: key {key!r} is missing"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):  # or true, an int as well
+        message += f'; write it in quotes, as "{str(error["input"]).lower()}"'
     if isinstance(error["input"], dict):
         return f"{where}: {key + ': ' if key else ''}{message}"
     return f"{where}: {key} is {error['input']!r}: {message}"

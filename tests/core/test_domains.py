@@ -19,7 +19,7 @@ from imbdet.methods.focal import Focal as FocalMethod
 from imbdet.samplers import RandomSampler
 
 X, LABEL, BOXES = torch.zeros(2, 3), torch.tensor([0, 3]), torch.zeros(2, 4)
-NO_NUMBERS = [math.nan, math.inf, -math.inf, "0.5", True, torch.tensor(0.5), [0.5]]
+NO_NUMBERS = [math.nan, math.inf, -math.inf, "0.5", True, torch.tensor(0.5), [0.5], 10**400]
 NO_SHARES = [-1, -0.01, 1.01, 25, *NO_NUMBERS]
 NEGATIVE = [-1, -1e-9, None, *NO_NUMBERS]
 NOT_POSITIVE = [0, *NEGATIVE]
@@ -39,7 +39,7 @@ REFUSED = {
     "head, prior": (lambda v: HeadSpec("sigmoid", v), "prior_prob", [0, 1, *NO_SHARES]),
     "head, standard deviation": (lambda v: HeadSpec("sigmoid", None, v), "weight_std", NEGATIVE),
     "head, threshold": (lambda v: HeadSpec("sigmoid", None, 0.01, v), "score_threshold", NO_SHARES),
-    "sampler, number": (lambda v: RandomSampler(v, 0.5), "number", [0, 0.5, 2.0, *NEGATIVE]),
+    "sampler, number": (lambda v: RandomSampler(v, 0.5), "number", [0, 0.5, 2.0, 2**63, *NEGATIVE]),
     "sampler, share": (lambda v: RandomSampler(256, v), "foreground_share", [None, *NO_SHARES]),
     "box coder, weights": (lambda v: BoxCoder((1.0, 1.0, v, 1.0)), "weight", NOT_POSITIVE),
     "box coder, ratio": (lambda v: BoxCoder(max_ratio=v), "max_ratio", NOT_POSITIVE),

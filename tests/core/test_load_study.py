@@ -154,17 +154,28 @@ REFUSED = {
             set_at(["experiments", "ce", "label"], label),
             r"mine.yaml: experiments.ce.label is .*: expected",
         )
-        for label in ("", "  ", "_hidden", "two\nlines", "bell \x07", "a\u2028b")
+        for label in ("", "  ", "_hidden", "two\nlines", "bell \x07", "a\u2028b", "\u200b", " \u2060\u00a0")
     },
-    "label that is a number": (set_at(["experiments", "ce", "label"], 2), r"experiments.ce.label is 2: .*valid string"),
+    **{
+        f"label that is {label}": (
+            set_at(["experiments", "ce", "label"], label),
+            rf"experiments.ce.label is {label}: .*valid string; write it in quotes, as \"{shown}\"$",
+        )
+        for label, shown in {2: "2", 0.5: "0.5", True: "true"}.items()
+    },
+    "label that is a list": (set_at(["experiments", "ce", "label"], ["a"]), r"label is \['a'\]: .*valid string$"),
+    "description that is a number": (set_at(["description"], 2026), r"description is 2026: .*, as \"2026\"$"),
     "two experiments with one label": (
         set_at(["experiments", "two-stage", "label"], "CE"),
         r"mine.yaml: experiments.ce and experiments.two-stage both have the label 'CE', .*; give each its own$",
     ),
-    "labels that look alike": (
-        set_at(["experiments", "two-stage", "label"], " CE "),
-        r"experiments.ce and experiments.two-stage both have the label 'CE'",
-    ),
+    **{
+        f"labels that look alike, {label!a}": (
+            set_at(["experiments", "two-stage", "label"], label),
+            r"experiments.ce and experiments.two-stage both have the label 'CE'",
+        )
+        for label in (" CE ", "C\u200bE", "CE\ufeff")
+    },
     **{
         f"experiment called {name}": (
             lambda raw, name=name: raw["experiments"].update({name: raw["experiments"]["ce"] | {"label": "another"}}),

@@ -125,6 +125,21 @@ def test_classes_are_called_by_their_names_and_told_apart(names):
         assert list(shown.values()) == list(names.values())
 
 
+ALIKE = [("cat", "cat "), ("cat x", "cat  x"), ("cat", "c\u200bat"), ("cat", "cat\ufeff"), ("\u00e9", "e\u0301")]
+
+
+@pytest.mark.parametrize("names", ALIKE, ids=ascii)
+def test_classes_whose_names_look_alike_are_told_apart_by_their_ids(names):
+    shown = records.class_names([(3, names[0]), (7, names[1]), (9, "dog")])
+    suffixes = [words.removeprefix(name) for words, name in zip(shown.values(), (*names, "dog"), strict=True)]
+    assert suffixes == [" (3)", " (7)", ""]
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u200b", "\u2060 \ufeff"], ids=ascii)
+def test_a_class_whose_name_cannot_be_seen_is_called_by_its_id(name):
+    assert records.class_names([(5, name)])[5, name].endswith("(5)")
+
+
 @pytest.fixture
 def twins(tmp_path, monkeypatch):
     """The fabricated study in which a class of the tail has the name of the commonest."""

@@ -382,6 +382,16 @@ def test_the_demo_is_of_a_size_to_send(monkeypatch):
     assert len(Page(html).table("recall of every experiment").rows) == len(demo.experiments)
 
 
+@pytest.mark.parametrize("name", ["far_away", "model_config"])
+def test_a_defect_of_another_version_is_shown_by_its_bare_name(folder, study, name):
+    made_up_study.write(study)
+    path = Layout.of(study).validation
+    record = json.loads(path.read_text())
+    record["splits"]["train"]["defects"][name] = {"count": 1234, "policy": "drop"}
+    path.write_text(json.dumps(record))
+    assert f"train: 1,234 × {name} (policy: drop)" in Page(build(study, Layout.of(study))).text
+
+
 @RECORDS
 def test_no_records_are_refused(folder, study):
     with refused(r"study made-up has no records in results/made-up, .*make study STUDY=made-up"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from imbdet.config import Study
 from imbdet.errors import UserError
 from imbdet.layout import Layout
+from imbdet.settings import as_seen
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -81,12 +82,13 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
 def class_names(classes: Iterable[tuple[Any, Any]]) -> dict[tuple[Any, Any], str]:
     """Return what to call each class, by its id and name: its name, and its id where the name alone would not do.
 
-    A name would not do where another class has it as well, or where it is blank.
+    A name would not do where that of another class looks the same, or where it is blank.
     """
     names = {known: "" if known[1] is None else str(known[1]) for known in classes}
     full = {known: f"{name} ({known[0]})".strip() for known, name in names.items()}
-    taken = Counter([*names.values(), *full.values()])
-    return {known: name if name.strip() and taken[name] == 1 else full[known] for known, name in names.items()}
+    taken = Counter(map(as_seen, [*names.values(), *full.values()]))
+    seen = {known: as_seen(name) for known, name in names.items()}
+    return {known: names[known] if word and taken[word] == 1 else full[known] for known, word in seen.items()}
 
 
 def census_classes(path: Path) -> list[Record]:

@@ -49,7 +49,8 @@ def defects(study: Study) -> list[str]:
         for split, part in read_json(path)["splits"].items() if path.is_file() else ():
             for name, defect in part["defects"].items():
                 if defect["count"]:
-                    what = Validation.model_fields[name].description
+                    known = Validation.model_fields.get(name)  # a record may be of another version
+                    what = known.description if known else name
                     sentences.append(f"{where}{split}: {defect['count']:,} × {what} (policy: {defect['policy']})")
     return sentences
 
