@@ -20,7 +20,7 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,7 +31,7 @@ import torchvision
 import yaml
 from measuring import Subject, extra_bytes, places, ratio, seconds, size, take_turns
 
-from imbdet.assigners import Assigner, Truth
+from imbdet.assigners import Assigner
 from imbdet.files import write_json
 from imbdet.methods import Method, build_method
 from imbdet.samplers import RandomSampler, Sampler
@@ -93,8 +93,8 @@ def assigning(assigner: Assigner, samples: Samples) -> Subject:
     """The matching of a batch's anchors with the boxes that its samples were drawn for."""
     anchors = samples.priors[: len(samples.priors) // samples.num_images]
     truth = scenes.draw_truth(samples.num_images, torch.Generator().manual_seed(0))
-    tensors = {f.name: getattr(truth, f.name) for f in fields(truth) if f.name != "num_images"}
-    truth = Truth(**{name: x.to(anchors.device) for name, x in tensors.items()}, num_images=truth.num_images)
+    tensors = {name: x.to(anchors.device) for name, x in vars(truth).items() if isinstance(x, torch.Tensor)}
+    truth = replace(truth, **tensors)
     return Subject(lambda: assigner(anchors, truth), (samples.logits,))
 
 

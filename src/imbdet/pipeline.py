@@ -25,7 +25,7 @@ from imbdet.config import Study, method_modules
 from imbdet.data.source_files import source_hashes, source_paths
 from imbdet.errors import UserError
 from imbdet.files import write_text
-from imbdet.layout import Layout
+from imbdet.layout import SPLITS, Layout
 from imbdet.settings import Data
 from imbdet.sources import sources
 from imbdet.study_file import load_study
@@ -347,7 +347,7 @@ def _check_source(path: Path, data: Data) -> None:
     for source in source_paths(data):
         if re.search(r"[{}$]", str(source)):
             raise UserError(f"{path}: data.path {str(source)!r} has one of the characters {{}}$; rename it")
-        if source.resolve().parent.parent == Path("data").resolve():
+        if source.name in SPLITS and source.resolve().parent.parent == Path("data").resolve():
             raise UserError(
                 f"{path}: data.path has images in {source}, which .dvcignore hides from DVC: it would not see a change "
                 "there. Move the source, for example to data/sources/NAME"

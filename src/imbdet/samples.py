@@ -92,7 +92,8 @@ class Candidates:
     @cached_property
     def delta_targets(self) -> Tensor:
         """[N, 4] fp32 offsets of each foreground row's ground truth; 0 elsewhere."""
-        return self.box_coder.encode(self.own_gt_boxes, self.priors)
+        targets = self.box_coder.encode(self.own_gt_boxes, self.priors)
+        return torch.where(self.foreground[:, None], targets, 0.0)  # NaN for a prior without area, which is none
 
     def select(self, kept: Kept) -> "Candidates":
         """The M rows that a sampler kept; those that are not valid are ignored."""

@@ -504,6 +504,11 @@ class Train(Section):
                 f"schedule.warmup_steps is {warmup}, but {end}: the training would never reach its learning rate; "
                 "shorten the warm-up or train for longer"
             )
+        if isinstance(self.schedule, Cosine) and 2 * warmup > self.steps:
+            raise ValueError(
+                f"schedule.warmup_steps is {warmup}, more than half of {self.steps} steps: the cosine falls meanwhile, "
+                "so that the training would stay below half of its learning rate; shorten the warm-up"
+            )
         if self.evaluate_every and self.evaluate_every > self.steps:
             raise ValueError(f"evaluate_every is {self.evaluate_every}, but steps is {self.steps}: never evaluated")
         return self

@@ -12,6 +12,7 @@ from promises import refused
 
 from imbdet.evaluation import coco_ap, errors, lvis_ap
 from imbdet.evaluation.fast import average_precision
+from imbdet.files import sha256, write_json
 from imbdet.layout import Layout
 from imbdet.study_file import load_study
 from imbdet.training import validation
@@ -43,6 +44,7 @@ def both_ways(study, truth, monkeypatch):
     detections = detections_of(detections_on(made_up(), 1))
     layout.annotations("val").parent.mkdir(parents=True)
     layout.annotations("val").write_text(json.dumps(truth))
+    write_json(layout.manifest, {"splits": {"val": {"annotations_sha256": sha256(layout.annotations("val"))}}})
     detections.save(layout.detections(name), layout.annotations("val"))
     monkeypatch.setattr("imbdet.evaluation.detect.detect_all", lambda *_: detections)
     state = SimpleNamespace(model=torch.nn.Identity(), validation=[], step=1)
