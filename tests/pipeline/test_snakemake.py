@@ -11,7 +11,9 @@ from promises import said
 
 FOCAL = "focal-g2.0"
 TWO = "two-stage"
-FRAME = {f"src/imbdet/{name}" for name in ("signals", "study_file", "training", "training/launch")}
+FRAME = {
+    f"src/imbdet/{name}" for name in ("signals", "study_file", "training", "training/environment", "training/launch")
+}
 RUN = ("train", "detect", "evaluate", "errors", "inspect")
 TRAINED = {(rule, FOCAL) for rule in (*RUN, "loss_samples")} | {("intervals", "")}
 TRAINED_TWO = {(rule, TWO) for rule in RUN} | {("funnel", ""), ("intervals", "")}

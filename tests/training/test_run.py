@@ -226,7 +226,7 @@ def test_record_of_a_training(workspace, make_study):
 
 def test_a_detectors_own_training_values_are_those_that_count(workspace, make_study):
     """Given there or in the study, they are one training: equal weights, fingerprints and recorded configurations."""
-    values = {"steps": 3, "batch_size": 2, "flip": 0.0}
+    values = {"steps": 4, "batch_size": 2, "flip": 0.0}
     own, plain = make_study(detectors={"retinanet": {"train": values}}), make_study(train=values)
     layout = Layout.of(own)
     origins = [record.origin(study, layout, EXPERIMENT) for study in (own, plain)]
@@ -234,7 +234,7 @@ def test_a_detectors_own_training_values_are_those_that_count(workspace, make_st
     results = []
     for study in (own, plain):
         weights, rows = trained(study)
-        assert rows[-1]["step"] == 3
+        assert rows[-1]["step"] == 4
         results.append((weights, rows, json.loads(layout.training(EXPERIMENT).read_text())["config"]))
     assert all(equal(results[0][0], results[1][0]).values())
     assert results[0][1:] == results[1][1:]
