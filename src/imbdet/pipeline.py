@@ -171,10 +171,12 @@ class Pipeline:
         self.study = load_study(path)
         _check_paths(path, self.study.data.folder)
         _check_addresses(path, self.study.data)
-        for data in (study.data for study in self.study.conditions.values()):
-            _check_source(path, data)
         self.layout = Layout.of(self.study)
-        studies = {"": self.study, **self.study.conditions}
+        conditions = self.study.conditions
+        self._sources = {name: source_paths(study.data) for name, study in conditions.items()}  # walks through folders
+        for paths in self._sources.values():
+            _check_sources(path, paths)
+        studies = {"": self.study, **conditions}
         self._values = {name: study.model_dump(mode="json") for name, study in studies.items()}
 
     @property
@@ -242,7 +244,7 @@ class Pipeline:
 
     def source_of(self, wildcards: Any) -> list[Path]:
         """The files and folders that a data job reads."""
-        return source_paths(self.study.conditions[wildcards.get("condition", "")].data)
+        return self._sources[wildcards.get("condition", "")]
 
     def all_detections(self, wildcards: Any) -> list[Path]:
         """The detections of all runs, in a sweep those of the job's condition."""
@@ -262,9 +264,8 @@ class Pipeline:
         """From data to the scores of every run, and how sure they are."""
         at = Layout.of(study)
         train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
-        yield Step(
-            "data", "", source_paths(study.data), [train, val, manifest, at.validation, at.validation_table], condition
-        )
+        outputs = [train, val, manifest, at.validation, at.validation_table]
+        yield Step("data", "", self._sources[condition], outputs, condition)
         for name, seed in product(study.experiments, study.seeds):
             run, where = at.at_seed(seed), (condition, seed)
             outputs = [run.weights(name), run.training(name), run.loss_curve(name)]
@@ -342,9 +343,9 @@ def _check_paths(*paths: Path | str) -> None:
             raise UserError(f"path {path!r}: expected letters, digits and ._-/ only, and no - in front; rename it")
 
 
-def _check_source(path: Path, data: Data) -> None:
+def _check_sources(path: Path, paths: Sequence[Path]) -> None:
     """Refuse a source whose path a tool would read as more than a path, and one that DVC is told to ignore."""
-    for source in source_paths(data):
+    for source in paths:
         if re.search(r"[{}$]", str(source)):
             raise UserError(f"{path}: data.path {str(source)!r} has one of the characters {{}}$; rename it")
         if source.name in SPLITS and source.resolve().parent.parent == Path("data").resolve():

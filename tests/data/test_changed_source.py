@@ -254,6 +254,7 @@ def test_pictures_behind_a_linked_folder_are_part_of_the_source(
     before = run(study)
     names = source_files.source_hashes(study.data, Layout.of(study))
     assert "train/a/one.png" in names
+    assert not any(name.startswith("real/") for name in names)  # each file is hashed once
     assert tmp_path / "real" in source_files.source_paths(study.data)
     Image.new("RGB", (60, 40)).save(tmp_path / "real" / "one.png")
     assert source_files.source_hashes(study.data, Layout.of(study)) != names

@@ -59,30 +59,24 @@ def _of_categories(table: Table) -> Findings:
 
 def _of_image_ids(table: Table) -> Findings:
     _, inverse, counts = np.unique(table.image_ids, return_inverse=True, return_counts=True)
-    rows = np.flatnonzero(counts[inverse] > 1)
-    ids = table.image_ids[rows]
-    first = f"image id {ids[0]} stands {counts[inverse[rows[0]]]} times; ids must be unique" if len(rows) else ""
-    return {"duplicate_image_ids": Finding(rows, ids, first)}
+    rows, ids = np.flatnonzero(counts[inverse] > 1), table.image_ids
+
+    def describe(row: int) -> str:
+        return f"image id {ids[row]} stands {counts[inverse[row]]} times; ids must be unique"
+
+    return {"duplicate_image_ids": _of_rows(ids, rows, describe)}
 
 
 def _of_image_marks(table: Table) -> Findings:
-    rows = np.array(sorted(table.image_marks), dtype=np.int64)
-    ids = table.image_ids[rows]
-    first = f"image {ids[0]} {_has_mark(*table.image_marks[rows[0]])}" if len(rows) else ""
-    return {"marked_images": Finding(rows, ids, first)}
+    rows, ids = np.array(sorted(table.image_marks), dtype=np.int64), table.image_ids
+    return {"marked_images": _of_rows(ids, rows, lambda i: f"image {ids[i]} {_has_mark(*table.image_marks[i])}")}
 
 
 def _of_lvis_keys(table: Table) -> Findings:
     images = table.content["images"]
     rows = np.array([row for row, image in enumerate(images) if any(key in image for key in LISTS)], dtype=np.int64)
-    ids = table.image_ids[rows]
-    first = (
-        f"image {ids[0]} has LVIS's lists of categories, which COCO's rules do not read; data.source lvis_format has "
-        "LVIS's rules"
-        if len(rows)
-        else ""
-    )
-    return {"lvis_keys": Finding(rows, ids, first)}
+    ids, why = table.image_ids, "which COCO's rules do not read; data.source lvis_format has LVIS's rules"
+    return {"lvis_keys": _of_rows(ids, rows, lambda i: f"image {ids[i]} has LVIS's lists of categories, {why}")}
 
 
 def _of_annotations(table: Table) -> Findings:
@@ -102,8 +96,8 @@ def _of_annotations(table: Table) -> Findings:
             ~np.isin(categories, table.category_ids),
             lambda i: f"annotation {ids[i]} names category {categories[i]}, which the file does not list",
         ),
-        "crowds": _finding(table, table.crowd, lambda i: describe_ignored(table, i)),
-        "marked": _finding(table, table.marked, lambda i: describe_ignored(table, i)),
+        "crowds": _finding(table, table.crowd, partial(describe_ignored, table)),
+        "marked": _finding(table, table.marked, partial(describe_ignored, table)),
     }
 
 
@@ -133,18 +127,13 @@ def _of_boxes(table: Table, policy: Validation) -> Findings:
     area_counts = (areas > 0) | (policy.zero_area != "drop")
     fate = [table.crowd, table.marked, numeric, area_counts, _is_first([table.ids])]
     repeated = finite & ~_is_first([table.images, table.categories, *fate, *boxes.T])
+    reaches = ", which reaches out of the image's {width} x {height} pixels"
     described = {
         "negative_size": (finite & negative, "; sizes must not be negative"),
         "zero_size": (finite & ~negative & ~sized, ", which has no width or height"),
         "outside": (located & ~seen, ", outside the image's {width} x {height} pixels"),
-        "reaching_out": (
-            out & (reach >= policy.rounding),
-            ", which reaches out of the image's {width} x {height} pixels",
-        ),
-        "rounded_out": (
-            out & (reach < policy.rounding),
-            ", which reaches out of the image's {width} x {height} pixels",
-        ),
+        "reaching_out": (out & (reach >= policy.rounding), reaches),
+        "rounded_out": (out & (reach < policy.rounding), reaches),
         "duplicate_boxes": (repeated, ", as an earlier annotation of the same category has"),
     }
 
@@ -166,8 +155,12 @@ def _of_boxes(table: Table, policy: Validation) -> Findings:
 
 
 def _finding(table: Table, mask: Mask, describe: Callable[[int], str]) -> Finding:
-    rows = np.flatnonzero(mask)
-    return Finding(rows, table.ids[rows], describe(int(rows[0])) if len(rows) else "")
+    return _of_rows(table.ids, np.flatnonzero(mask), describe)
+
+
+def _of_rows(ids: Ints, rows: Ints, describe: Callable[[int], str]) -> Finding:
+    """The finding of some rows of the images or annotations that have these ids."""
+    return Finding(rows, ids[rows], describe(int(rows[0])) if len(rows) else "")
 
 
 def _is_first(columns: list[NDArray[np.generic]]) -> Mask:

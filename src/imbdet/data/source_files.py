@@ -28,18 +28,19 @@ def source_paths(data: Data) -> list[Path]:
         The archive, or the annotation files and image folders of both splits and all folders that these link to, into
         which DVC does not look.
     """
+    own = _own_paths(data)
+    found = [Path(parent, name) for path in own for parent, names, _ in _walk(path) for name in names]
+    return [*own, *(path.resolve() for path in found if path.is_symlink())]
+
+
+def _own_paths(data: Data) -> list[Path]:
+    """The same without linked folders, which a walk through the others enters."""
     if not isinstance(data, CocoFormatData):
         return []
     root = Path(data.path)
     if not root.is_dir():
         return [root]
-    folders = [root / split for split in SPLITS]
-    links = [Path(parent, name) for folder in folders for parent, names, _ in _walk(folder) for name in names]
-    return [
-        *(root / annotation_file(split) for split in SPLITS),
-        *folders,
-        *(link.resolve() for link in links if link.is_symlink()),
-    ]
+    return [*(root / annotation_file(split) for split in SPLITS), *(root / split for split in SPLITS)]
 
 
 def source_hashes(data: Data, layout: Layout) -> dict[str, str]:
@@ -49,7 +50,7 @@ def source_hashes(data: Data, layout: Layout) -> dict[str, str]:
         SHA-256 by path relative to ``data.path``; an archive has its own name.
     """
     files: dict[str, Path] = {}
-    for path in source_paths(data):  # a linked folder is followed here, and so are its files twice
+    for path in _own_paths(data):
         files |= files_below(path) if path.is_dir() else {path.name: path}
     return cached_hashes(files, Path(layout.data_folder) / SOURCE_CACHE)
 
