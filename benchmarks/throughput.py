@@ -20,13 +20,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import measuring
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import get_model
 from torchvision.models.resnet import Bottleneck
 
 from imbdet.config import Study
@@ -104,7 +104,7 @@ def step_settings(settings: Train, images: int, device: torch.device) -> Train:
 def make_detector(study: Study, experiment: str) -> Detector:
     """With batch normalisation and first stage frozen as pretrained weights have them, but with random weights."""
     torch.manual_seed(0)
-    with patch("imbdet.detectors.backbones.get_model_weights", lambda name: SimpleNamespace(DEFAULT=None)):
+    with patch("imbdet.detectors.backbones.imagenet_of_torchvision", lambda name: get_model(name).state_dict()):
         model = build_detector(study, experiment, Facts(CLASSES, (1 / CLASSES,) * CLASSES))
     for block in model.modules():
         if isinstance(block, Bottleneck):  # or values grow from block to block, as nothing normalises them

@@ -5,8 +5,8 @@ from copy import deepcopy
 MATCHING = {"foreground_iou": 0.5, "background_iou": 0.5, "low_quality": "off"}
 DETECTOR = {
     "name": "faster_rcnn",
-    "backbone": "tiny",
-    "pretrained": False,
+    "backbone": {"name": "tiny", "weights": "none", "frozen": "none"},
+    "levels": [2, 6],
     "fpn_channels": 8,
     "p6_source": "pool",
     "short_side": 64,

@@ -14,6 +14,7 @@ from imbdet.training.launch import left_to_parent, share_out
 # Command: the function behind it, and what its NAME is.
 COMMANDS = {
     "data": ("imbdet.data.prepare:prepare", None, "make or fetch the data set and check the study"),
+    "features": ("imbdet.detectors.store_features:run", "detector", "compute the features of a frozen backbone, once"),
     "census": ("imbdet.evaluation.census:run", "detector", "count foreground, background and ignored anchors"),
     "train": ("imbdet.training.run:run", "experiment", "train one experiment, or resume it"),
     "replay": ("imbdet.training.replay:run", "experiment", "repeat the step at which a loss was not finite"),

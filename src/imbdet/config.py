@@ -252,6 +252,15 @@ class Study(Section):
         return self.model_copy(update={"seeds": (seed,)})
 
     @property
+    def feature_stores(self) -> tuple[str, ...]:
+        """The first detector of each backbone whose features are stored; others with the same features share them."""
+        chosen: dict[str, str] = {}
+        for name, detector in self.detectors.items():
+            if detector.stores_features:
+                chosen.setdefault(detector.features, name)
+        return tuple(chosen.values())
+
+    @property
     def conditions(self) -> dict[str, "Study"]:
         """The plain studies of a sweep, one for each of its points, or this one under an empty name.
 

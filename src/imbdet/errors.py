@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_KNOWN = 100  # names that a message still lists
+
 
 class UserError(Exception):
     """A mistake in input or set-up. The command line prints the message without a traceback."""
@@ -13,7 +15,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{hint}Known: {', '.join(known)}"
+    return f"{hint}Known: {', '.join(known) if len(known) <= MOST_KNOWN else f'{len(known):,} names'}"
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

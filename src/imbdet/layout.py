@@ -39,6 +39,10 @@ class Layout:
         """Folder of the images of a split (neither Git nor DVC)."""
         return Path(self.data_folder) / split
 
+    def features(self, name: str) -> Path:
+        """Folder of a frozen backbone's features, one for all detectors that read the same (neither Git nor DVC)."""
+        return Path(self.data_folder) / "features" / name
+
     # Records, in Git
     @property
     def results(self) -> Path:
@@ -66,6 +70,10 @@ class Layout:
     def structure(self, detector: str) -> Path:
         """A detector as built: levels, strides, shapes, anchors."""
         return self.results / f"structure-{detector}.json"
+
+    def features_record(self, detector: str) -> Path:
+        """Of what the stored features of a detector are, and how large."""
+        return self.results / f"features-{detector}.json"
 
     @property
     def funnel(self) -> Path:

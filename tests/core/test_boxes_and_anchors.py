@@ -12,8 +12,9 @@ from imbdet.detectors.backbones import build_backbone
 from imbdet.errors import UserError
 from imbdet.geometry import BoxCoder, clip, paired_iou
 from imbdet.heads import HeadSpec
-from imbdet.settings import FasterRCNN, RetinaNet
+from imbdet.settings import Backbone, RetinaNet
 
+TINY = Backbone(name="tiny", weights="none", frozen="none")
 WEIGHTS = st.sampled_from([(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
 
 
@@ -135,34 +136,40 @@ def test_anchors_refuse_what_they_cannot_cover():
 
 
 PYRAMIDS = [
-    (RetinaNet, "c5", 3),
-    (RetinaNet, "p5", 3),
-    (RetinaNet, "none", 3),
-    (FasterRCNN, "pool", 2),
-    (FasterRCNN, "none", 2),
+    ("c5", (3, 7)),
+    ("p5", (3, 7)),
+    ("p5", (3, 6)),
+    ("none", (3, 5)),
+    ("pool", (2, 6)),
+    ("pool", (4, 7)),
+    ("none", (2, 5)),
 ]
 
 
-@pytest.mark.parametrize(("detector", "p6_source", "lowest"), PYRAMIDS)
-def test_backbone_levels_have_their_strides_and_width(detector, p6_source, lowest):
-    backbone = build_backbone("tiny", False, fpn_channels=8, p6_source=p6_source, lowest=lowest).eval()
+@pytest.mark.parametrize(("p6_source", "ends"), PYRAMIDS)
+def test_backbone_levels_have_their_strides_and_width(p6_source, ends):
+    backbone = build_backbone(TINY, ends, p6_source, fpn_channels=8).eval()
     with torch.no_grad():
         levels = backbone(torch.zeros(1, 3, 128, 256)).values()
-    strides = detector.model_construct(p6_source=p6_source).strides
+    strides = RetinaNet.model_construct(levels=ends).strides
     assert [tuple(level.shape) for level in levels] == [(1, 8, 128 // s, 256 // s) for s in strides]
 
 
 def test_p6_reads_what_it_is_told_also_at_equal_widths():
-    for source in ("c5", "p5"):
-        backbone = build_backbone("tiny", pretrained=False, fpn_channels=96, p6_source=source)
-        assert backbone.fpn.extra_blocks.use_P5 == (source == "p5")
+    c = [torch.randn(1, 96, side, side) for side in (8, 4)]
+    p = [torch.randn_like(level) for level in c]
+    for source, below in (("c5", c), ("p5", p)):
+        extra = build_backbone(TINY, (3, 7), source, fpn_channels=96).fpn.extra_blocks
+        levels, names = extra([*p], c, ["0", "1"])
+        assert names == ["0", "1", "p6", "p7"]
+        assert torch.equal(levels[2], extra.p6(below[-1]))
+        assert torch.equal(levels[3], extra.p7(levels[2].relu()))
 
 
 def test_unknown_backbones_are_refused_with_the_nearest():
+    unknown = TINY.model_copy(update={"name": "resnet5"})
     with pytest.raises(UserError, match=r"'resnet5' does not exist; did you mean 'resnet50'"):
-        build_backbone("resnet5", pretrained=False, fpn_channels=8, p6_source="c5")
-    with pytest.raises(UserError, match="'tiny' has no pretrained weights"):
-        build_backbone("tiny", pretrained=True, fpn_channels=8, p6_source="c5")
+        build_backbone(unknown, (3, 7), "c5", fpn_channels=8)
 
 
 def test_the_prior_bias_gives_the_prior_probability():

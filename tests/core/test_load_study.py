@@ -194,8 +194,8 @@ REFUSED = {
         r"detectors.retinanet: the pyramid has the strides 8, 16, 32, 64, 128: anchors.sizes needs 5 lists, got 3$",
     ),
     "too many anchors": (
-        set_at(["detectors", "faster_rcnn", "p6_source"], "none"),
-        r"detectors.faster_rcnn: the pyramid has the strides 4, 8, 16, 32: anchors.sizes needs 4 lists, got 5$",
+        set_at(["detectors", "faster_rcnn", "levels"], [3, 6]),
+        r"detectors.faster_rcnn: the pyramid has the strides 8, 16, 32, 64: anchors.sizes needs 4 lists, got 5$",
     ),
 }
 

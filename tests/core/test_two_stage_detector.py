@@ -25,7 +25,7 @@ SETTINGS = Evaluate(
 
 def tiny(activation="softmax", p6_source="pool"):
     """The same small network at every call."""
-    settings = {**DETECTOR, "p6_source": p6_source}
+    settings = {**DETECTOR, "p6_source": p6_source, "levels": [2, 5 if p6_source == "none" else 6]}
     if p6_source == "none":
         settings["anchors"] = {"sizes": [[8], [16], [32], [64]], "ratios": [0.5, 1.0, 2.0]}
     methods = {"rpn": build_method(RPN), "roi": build_method({**ROI, "activation": activation})}

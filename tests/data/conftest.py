@@ -18,7 +18,13 @@ from imbdet.study_file import parse_study
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 TINY = Path(__file__).resolve().parents[1] / "pipeline" / "tiny.yaml"
 # A pyramid up to P5: images are padded to a multiple of 32 pixels.
-DETECTOR = {"p6_source": "none", "anchors": {"sizes": [[8], [16], [32]]}, "short_side": 48, "long_side": 64}
+DETECTOR = {
+    "p6_source": "none",
+    "levels": [3, 5],
+    "anchors": {"sizes": [[8], [16], [32]]},
+    "short_side": 48,
+    "long_side": 64,
+}
 SMALL = {
     "train": {"steps": 8, "batch_size": 4},
     "detectors": {"retinanet": DETECTOR},

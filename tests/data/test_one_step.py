@@ -17,7 +17,7 @@ from imbdet.training.run import run as train
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a test cannot afford: large images and networks, weights from the network, compilers, worker processes.
-SMALL = {"backbone": "resnet18", "pretrained": False, "short_side": 64, "long_side": 96}
+SMALL = {"backbone": {"name": "resnet18", "weights": "none", "frozen": "none"}, "short_side": 64, "long_side": 96}
 ONE_STEP = {
     "steps": 1,
     "schedule": {"warmup_steps": 0},

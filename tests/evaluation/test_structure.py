@@ -25,7 +25,8 @@ def blank(height, width):
     [("tiny", "c5", [48, 64, 96]), ("tiny", "p5", [48, 64, 96]), ("resnet18", "c5", [128, 256, 512])],
 )
 def test_structure_is_what_the_network_does(place, backbone, p6_source, channels):
-    changes = {"backbone": backbone, "p6_source": p6_source, "fpn_channels": 16, "short_side": 100, "long_side": 200}
+    named = {"name": backbone, "weights": "none", "frozen": "none"}
+    changes = {"backbone": named, "p6_source": p6_source, "fpn_channels": 16, "short_side": 100, "long_side": 200}
     study, layout = small_study(place, detectors={"retinanet": changes})
     model = random_detector(study, layout)
     seen = {}

@@ -51,7 +51,7 @@ def enlarged(detector):
 
 @pytest.mark.parametrize("experiment", ["ce", "faster-ce"])
 def test_the_detectors_are_frozen_as_with_pretrained_weights(benchmark, coco, experiment):
-    assert coco.detector(experiment).pretrained
+    assert coco.detector(experiment).backbone.frozen == "stem"
     body = benchmark.make_detector(coco, experiment).backbone.body
     trained = {name.split(".")[0] for name, p in body.named_parameters() if p.requires_grad}
     assert trained == {"layer2", "layer3", "layer4"}

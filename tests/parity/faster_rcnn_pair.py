@@ -12,8 +12,9 @@ from imbdet.detectors.anchors import Anchors
 from imbdet.detectors.backbones import build_backbone
 from imbdet.detectors.faster_rcnn import FasterRCNN
 from imbdet.methods import build_method
-from imbdet.settings import RPN, Evaluate, RoI
+from imbdet.settings import RPN, Backbone, Evaluate, RoI
 
+RESNET = Backbone(name="resnet50", weights="none", frozen="none")
 NUM_CLASSES = 90  # torchvision's 91 columns have the background first
 SIZES = [[256, 384], [256, 320]]  # height and width of the images, which no side of torchvision's resizes
 HEIGHT, WIDTH = 256, 384
@@ -63,7 +64,7 @@ def torchvision_faster_rcnn():
 
 def our_faster_rcnn():
     anchors = Anchors([[8.0 * stride] for stride in STRIDES], [0.5, 1.0, 2.0], STRIDES)
-    backbone = build_backbone("resnet50", pretrained=False, fpn_channels=256, p6_source="pool", lowest=2)
+    backbone = build_backbone(RESNET, (2, 6), "pool", fpn_channels=256)
     methods = {
         "rpn": build_method({**SHARED, "activation": "sigmoid"}),
         "roi": build_method({**SHARED, "activation": "softmax"}),

@@ -9,8 +9,9 @@ from imbdet.detectors.anchors import Anchors
 from imbdet.detectors.backbones import build_backbone
 from imbdet.detectors.retinanet import RetinaNet
 from imbdet.methods import build_method
-from imbdet.settings import Evaluate
+from imbdet.settings import Backbone, Evaluate
 
+RESNET = Backbone(name="resnet50", weights="none", frozen="none")
 NUM_CLASSES = 91
 HEIGHT, WIDTH = 256, 384
 # torchvision rounds the sides of its anchors down to whole pixels.
@@ -43,7 +44,7 @@ def torchvision_retinanet(**kwargs):
 
 def our_retinanet():
     anchors = Anchors(SIZES, RATIOS, STRIDES)
-    backbone = build_backbone("resnet50", pretrained=False, fpn_channels=256, p6_source="p5")
+    backbone = build_backbone(RESNET, (3, 7), "p5", fpn_channels=256)
     return RetinaNet(backbone, NUM_CLASSES, anchors, MaxIoUAssigner(0.5, 0.4, "argmax"), build_method(FOCAL))
 
 

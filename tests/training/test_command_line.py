@@ -104,8 +104,12 @@ def test_weights_of_another_detector(error, config, make_study, monkeypatch):
 
 
 def test_unknown_backbone(error, config):
-    message = error("train", config(detectors={"retinanet": {"backbone": "resnet5"}}), "ce")
-    assert "detector.backbone 'resnet5' does not exist; did you mean 'resnet50'" in message
+    message = error(
+        "train",
+        config(detectors={"retinanet": {"backbone": {"name": "resnet5", "weights": "none", "frozen": "none"}}}),
+        "ce",
+    )
+    assert "detector.backbone.name 'resnet5' does not exist; did you mean 'resnet50'" in message
 
 
 def test_wrong_parameter_of_a_method_is_found_with_the_data(error, config):

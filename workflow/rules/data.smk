@@ -22,6 +22,27 @@ rule data:
         "python -m imbdet data {params.study:q} > {log:q} 2>&1"
 
 
+rule features:
+    input:
+        annotations=[at.annotations("train"), at.annotations("val")],
+        manifest=at.manifest,
+        code=pipeline.code_of("features"),
+    output:
+        features=at.features_record("{detector}"),
+    log:
+        condition_logs / "features-{detector}.log",
+    conda:
+        "../envs/imbdet.yaml"
+    threads: network_threads
+    resources:
+        gpu=gpu,
+    params:
+        study=pipeline.command_study,
+        settings=pipeline.settings_of("features"),
+    shell:
+        "python -m imbdet features {params.study:q} {wildcards.detector:q} > {log:q} 2>&1"
+
+
 rule census:
     input:
         annotations=at.annotations("train"),

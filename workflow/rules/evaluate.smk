@@ -6,6 +6,7 @@ rule detect:
         weights=at.weights("{experiment}"),
         annotations=at.annotations("val"),
         manifest=at.manifest,
+        features=pipeline.features_of,
         code=pipeline.code_of("detect"),
     output:
         detections=at.detections("{experiment}"),
@@ -83,6 +84,7 @@ rule loss_samples:
         weights=at.weights("{experiment}"),
         annotations=at.annotations("val"),
         manifest=at.manifest,
+        features=pipeline.features_of,
         code=pipeline.code_of("loss_samples"),
     output:
         logits=at.logits("{experiment}"),
@@ -106,6 +108,7 @@ rule inspect:
         weights=at.weights("{experiment}"),
         annotations=at.annotations("val"),
         manifest=at.manifest,
+        features=pipeline.features_of,
         code=pipeline.code_of("inspect"),
     output:
         candidates=at.candidates("{experiment}"),
@@ -133,6 +136,7 @@ if pipeline.study.report.funnel:
             weights=layout.weights(two_stage),
             annotations=layout.annotations("train"),
             manifest=layout.manifest,
+            features=pipeline.features_of_experiment(two_stage),
             code=pipeline.code("funnel", two_stage),
         output:
             funnel=layout.funnel,

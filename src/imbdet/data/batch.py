@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from imbdet.assigners import Truth
 
@@ -22,6 +23,8 @@ class Batch:
     gt_images: [G] int64, position in the batch, ascending.
     ignore_boxes, ignore_images: [R, 4] and [R], crowd regions, in the same terms. All boxes are finite; see
         :class:`imbdet.data.loader.Sample`.
+    features: the backbone's levels of the images, [B, channels, h, w] fp16 or fp32 each, finest first, where they were
+        computed before; the images are then on the device "meta": they have their size but no pixels.
     seed: of the draws that samplers and methods make on this batch; None for PyTorch's global generator.
     """
 
@@ -34,6 +37,7 @@ class Batch:
     gt_images: Tensor
     ignore_boxes: Tensor
     ignore_images: Tensor
+    features: tuple[Tensor, ...] | None = None
     seed: int | None = None
 
     def __len__(self) -> int:
@@ -58,5 +62,6 @@ class Batch:
         return None if self.seed is None else torch.Generator(device).manual_seed(self.seed)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors: dict[str, Any] = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "seed"}
-        return Batch(**tensors, seed=self.seed)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = tree_map_only(Tensor, lambda tensor: tensor if tensor.is_meta else change(tensor), values)
+        return Batch(**changed)

@@ -5,9 +5,10 @@ global generator (``DataLoader`` does, unless given its own).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from imbdet.config import Study
 from imbdet.data.batch import Batch
 from imbdet.data.coco import Categories
 from imbdet.data.facts import read_prepared
+from imbdet.data.stored_features import StoredFeatures
 from imbdet.data.table import Ints
 from imbdet.data.transforms import decode, fitted_size, flip, resize
 from imbdet.errors import UserError
@@ -58,16 +60,19 @@ class Sample:
                 raise ValueError(f"image {self.image_id}, {kind} {row}: {problem}")
 
 
-def collate(samples: list[Sample], stride: int, seed: int | None = None) -> Batch:
+def collate(
+    samples: list[Sample], stride: int, seed: int | None = None, canvas: tuple[int, int] | None = None
+) -> Batch:
     """Put images into one tensor, padded with zeros to a multiple of ``stride``, and their boxes into flat arrays.
 
-    ``seed``: of the draws that samplers and methods make on this batch.
+    ``seed``: of the draws that samplers and methods make on this batch. ``canvas``: height and width to pad to instead.
     """
     sizes = torch.tensor([sample.image.shape[1:] for sample in samples])
-    height, width = ((sizes.amax(dim=0) + stride - 1) // stride * stride).tolist()
+    height, width = canvas or ((sizes.amax(dim=0) + stride - 1) // stride * stride).tolist()
     images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8, device=samples[0].image.device)
-    for padded, sample in zip(images, samples, strict=True):
-        padded[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
+    if not images.is_meta:
+        for padded, sample in zip(images, samples, strict=True):
+            padded[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
     position = torch.arange(len(samples))
     return Batch(
         images=images,
@@ -86,25 +91,50 @@ def collate(samples: list[Sample], stride: int, seed: int | None = None) -> Batc
 class Split:
     """The prepared images of one split, resized as a detector asks.
 
-    With ``crowd: drop`` no region to ignore is handed on. Raises :class:`UserError` for an image that is missing,
-    corrupt or of another size by now; :mod:`imbdet.data.validate` has checked all of them when the data were prepared.
+    With ``crowd: drop`` no region to ignore is handed on. Images of a detector that stores features are padded to one
+    size, that of the largest: what a backbone gives near an image's border depends on its padding.
+
+    Raises :class:`UserError` for an image that is missing, corrupt or of another size by now;
+    :mod:`imbdet.data.validate` has checked all of them when the data were prepared.
     """
 
     def __init__(self, detector: Detector, layout: Layout, name: str) -> None:
-        self.annotations = read_prepared(layout, name)
+        self.detector, self.annotations = detector, read_prepared(layout, name)
         self.folder = layout.images(name)
         self.sides = (detector.short_side, detector.long_side)
         self.keep_crowds = detector.crowd == "ignore"
         self.stride = detector.strides[-1]
+        self.canvas = self._largest() if detector.stores_features else None
+        self.features: StoredFeatures | None = None
+
+    @classmethod
+    def with_features(cls, detector: Detector, layout: Layout, name: str) -> Self:
+        """The same, but instead of pixels with the features that are stored of a frozen backbone."""
+        split = cls(detector, layout, name)
+        if detector.stores_features:
+            split.features = StoredFeatures(detector, layout, name)
+        return split
+
+    def _largest(self) -> tuple[int, int]:
+        """Height and width into which every image fits, multiples of the stride."""
+        sizes = np.unique(self.annotations.sizes, axis=0).tolist()
+        fitted = np.array([fitted_size(height, width, *self.sides) for height, width in sizes])
+        height, width = (-(-fitted.max(axis=0) // self.stride) * self.stride).tolist()
+        return height, width
 
     def __len__(self) -> int:
         return len(self.annotations.image_ids)
 
+    def batch(self, images: Sequence[int] | Ints, mirrored: Sequence[bool], seed: int | None) -> Batch:
+        """Load the images at these positions (ascending image id), each mirrored left to right or not, as a batch."""
+        samples = [self.sample(int(index), flips) for index, flips in zip(images, mirrored, strict=True)]
+        batch = collate(samples, self.stride, seed, self.canvas)
+        return replace(batch, features=self.features.read(np.asarray(images), mirrored)) if self.features else batch
+
     def sample(self, index: int, mirrored: bool) -> Sample:
-        """Load the image at position ``index`` (ascending image id), mirrored left to right or not."""
+        """Load the image at one position; of one whose features are stored no more than its outline."""
         outline = self.outline(index)
-        pixels = self._pixels(index)
-        image = resize(pixels, *outline.image.shape[1:])
+        image = outline.image if self.features else resize(self._pixels(index), *outline.image.shape[1:])
         if not mirrored:
             return replace(outline, image=image)
         image, boxes = flip(image, torch.cat([outline.boxes, outline.ignore]))
@@ -160,10 +190,9 @@ class _Steps(Dataset[Batch | UserError]):
         drawn = self.draw(step)
         # An error is handed over as a value: raised in a worker, it would reach the user inside a traceback.
         try:
-            samples = [self.split.sample(int(i), flips) for i, flips in zip(drawn.images, drawn.mirrored, strict=True)]
+            return self.split.batch(drawn.images, drawn.mirrored, drawn.seed)
         except UserError as error:
             return error
-        return collate(samples, self.split.stride, drawn.seed)
 
 
 def _batches(steps: _Steps, which: Iterable[int], workers: int) -> Iterator[Batch]:
@@ -198,7 +227,7 @@ class TrainingBatches:
         if settings.batch_size % world_size:
             raise UserError(f"train.batch_size is {settings.batch_size}: no multiple of the {world_size} processes")
         self.seed, self.settings, self.rank, self.world_size = study.seed, settings, rank, world_size
-        self.split = Split(study.detector(experiment), layout, "train")
+        self.split = Split.with_features(study.detector(experiment), layout, "train")
 
     @property
     def categories(self) -> Categories:
@@ -236,7 +265,7 @@ class EvaluationBatches:
 
     def __init__(self, study: Study, layout: Layout, experiment: str, split: str) -> None:
         self.study = study
-        self.split = Split(study.detector(experiment), layout, split)
+        self.split = Split.with_features(study.detector(experiment), layout, split)
 
     @property
     def categories(self) -> Categories:

@@ -4,14 +4,18 @@ import torch
 
 from imbdet.config import Study
 from imbdet.data.facts import Facts
+from imbdet.data.stored_features import check_weights
+from imbdet.detectors.backbones import weights_sha256
 from imbdet.detectors.base import Detector
 from imbdet.detectors.faster_rcnn import build_faster_rcnn
 from imbdet.detectors.retinanet import build_retinanet
 from imbdet.errors import UserError
+from imbdet.layout import Layout
 from imbdet.methods import Method, build_method
 from imbdet.samples import Stage
+from imbdet.settings import Network
 
-__all__ = ["Detector", "build_detector", "check_experiments"]
+__all__ = ["Detector", "build_detector", "check_experiments", "check_stored_features"]
 
 
 def build_detector(study: Study, experiment: str, facts: Facts) -> Detector:
@@ -25,6 +29,12 @@ def build_detector(study: Study, experiment: str, facts: Facts) -> Detector:
     if chosen.name == "retinanet":
         return build_retinanet(chosen, facts.num_classes, methods["dense"])
     return build_faster_rcnn(chosen, facts.num_classes, methods)
+
+
+def check_stored_features(model: Detector, settings: Network, layout: Layout) -> None:
+    """Raise :class:`UserError` where stored features are not those of a detector's frozen backbone."""
+    if settings.stores_features:
+        check_weights(settings, layout, weights_sha256(model.backbone.body))
 
 
 def check_experiments(study: Study) -> None:

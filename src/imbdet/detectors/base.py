@@ -6,19 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from imbdet.data.batch import Batch
 from imbdet.detectors.anchors import Anchors
+from imbdet.detectors.backbones import Backbone
 from imbdet.errors import UserError
 from imbdet.geometry import nms_in_groups
 from imbdet.heads import HeadSpec
 from imbdet.methods import Method
 from imbdet.samples import Candidates, Samples, Stage
 from imbdet.settings import Evaluate
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -37,16 +34,14 @@ class Detector(nn.Module, ABC):
     than one stage, a loss's name begins with its stage: ``roi_classification``.
     """
 
-    def __init__(
-        self, backbone: BackboneWithFPN, num_classes: int, anchors: Anchors, methods: Mapping[Stage, Method]
-    ) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, anchors: Anchors, methods: Mapping[Stage, Method]) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone
         self.anchors = anchors
         self.methods = nn.ModuleDict({str(stage): method for stage, method in methods.items()})
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
 
@@ -85,9 +80,14 @@ class Detector(nn.Module, ABC):
         return settings.score_threshold if own is None else own
 
     def features(self, batch: Batch) -> list[Tensor]:
-        """Feature maps [B, channels, h, w] of each level, the finest first."""
-        levels: dict[str, Tensor] = self.backbone(self._normalise(batch))
-        return list(levels.values())
+        """Feature maps [B, channels, h, w] of each level of the pyramid, the finest first."""
+        return list(self.backbone.pyramid(self.backbone_levels(batch)).values())
+
+    def backbone_levels(self, batch: Batch) -> list[Tensor]:
+        """The backbone's levels [B, channels, h, w] fp32: those stored of the images, or made of their pixels."""
+        if batch.features is None:
+            return self.backbone.levels(self._normalise(batch))
+        return [level.float().contiguous(memory_format=torch.channels_last) for level in batch.features]
 
     def _normalise(self, batch: Batch) -> Tensor:
         """uint8 images to normalised fp32; the padding is 0 afterwards, as the mean colour is."""

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
 
 from imbdet.assigners import MaxIoUAssigner
 from imbdet.data.batch import Batch
 from imbdet.detectors.anchors import Anchors
-from imbdet.detectors.backbones import build_backbone
+from imbdet.detectors.backbones import Backbone, build_backbone
 from imbdet.detectors.base import Detector, ImageDetections, initialise, refuse_nan, suppress
 from imbdet.detectors.proposals import pool, propose
 from imbdet.geometry import BoxCoder, clip
@@ -28,7 +27,7 @@ from imbdet.settings import FasterRCNN as FasterRCNNSettings
 
 ROI_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
 SMALLEST = 1e-2  # pixels; torchvision drops detections with a shorter side
-POOLED_LEVELS = 4  # P2 to P5; P6 is for RPN alone
+COARSEST_POOLED = 32  # stride of P5; the levels above are for RPN alone
 
 
 class FasterRCNN(Detector):
@@ -36,7 +35,7 @@ class FasterRCNN(Detector):
 
     def __init__(
         self,
-        backbone: BackboneWithFPN,
+        backbone: Backbone,
         num_classes: int,
         anchors: Anchors,
         methods: Mapping[Stage, Method],
@@ -129,8 +128,8 @@ class FasterRCNN(Detector):
         """[P, C] logits, the background's last, and [P, K, 4] offsets of proposals [P, 4] of the images [P]."""
         settings = self.roi_settings
         shape = settings.pool_size, settings.sampling_ratio, settings.canonical_size
-        strides = self.anchors.strides[:POOLED_LEVELS]
-        pooled = pool(features[:POOLED_LEVELS], strides, boxes, images, *shape)
+        strides = tuple(stride for stride in self.anchors.strides if stride <= COARSEST_POOLED)
+        pooled = pool(features[: len(strides)], strides, boxes, images, *shape)
         logits, deltas = self.roi_heads(pooled)
         return logits, deltas
 
@@ -193,7 +192,7 @@ def _positions(proposals: list[Tensor]) -> Tensor:
 
 
 def build_faster_rcnn(chosen: FasterRCNNSettings, num_classes: int, methods: Mapping[Stage, Method]) -> FasterRCNN:
-    """Build the detector of a study. Raises :class:`imbdet.errors.UserError` for a backbone that does not exist."""
-    backbone = build_backbone(chosen.backbone, chosen.pretrained, chosen.fpn_channels, chosen.p6_source, lowest=2)
+    """Build the detector of a study. Raises what :func:`build_backbone` does."""
+    backbone = build_backbone(chosen.backbone, chosen.levels, chosen.p6_source, chosen.fpn_channels)
     anchors = Anchors(chosen.anchors.sizes, chosen.anchors.ratios, chosen.strides)
     return FasterRCNN(backbone, num_classes, anchors, methods, chosen.rpn, chosen.roi)

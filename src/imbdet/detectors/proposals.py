@@ -72,7 +72,7 @@ def pool(
     """Features inside each box, from the level that fits its size (Lin et al. 2017, FPN, equation 1).
 
     Args:
-        features, strides: [B, channels, h, w] of each level, P2 first.
+        features, strides: [B, channels, h, w] of each level, finest first, and its stride, a power of 2.
         boxes, images: [P, 4] fp32 xyxy pixels and [P] int64 position in the batch.
         pool_size, sampling_ratio: of RoIAlign, as torchvision has it; detectron2 shifts it by half a pixel.
         canonical_size: side of the boxes that are pooled from P4, pixels.
@@ -81,7 +81,9 @@ def pool(
         [P, channels, pool_size, pool_size]. Waits for the device once, for the number of boxes of each level.
     """
     side = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt()
-    level = (P4 + torch.log2(side / canonical_size) + 1e-6).floor().clamp(2, len(features) + 1).long() - 2
+    lowest = strides[0].bit_length() - 1
+    fitting = (P4 + torch.log2(side / canonical_size) + 1e-6).floor().long()
+    level = fitting.clamp(lowest, lowest + len(features) - 1) - lowest
     order = level.argsort(stable=True)
     counts = torch.zeros(len(features), dtype=torch.int64, device=boxes.device)
     counts = counts.index_add(0, level, torch.ones_like(level))

@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from imbdet.assigners import Assigner, MaxIoUAssigner
 from imbdet.data.batch import Batch
 from imbdet.detectors.anchors import Anchors
-from imbdet.detectors.backbones import build_backbone
+from imbdet.detectors.backbones import Backbone, build_backbone
 from imbdet.detectors.base import Detector, ImageDetections, initialise, refuse_nan, suppress
 from imbdet.geometry import BoxCoder, clip
 from imbdet.methods import Method
@@ -29,7 +28,7 @@ class RetinaNet(Detector):
 
     def __init__(
         self,
-        backbone: BackboneWithFPN,
+        backbone: Backbone,
         num_classes: int,
         anchors: Anchors,
         assigner: Assigner,
@@ -109,8 +108,8 @@ class RetinaNet(Detector):
 
 
 def build_retinanet(chosen: RetinaNetSettings, num_classes: int, method: Method) -> RetinaNet:
-    """Build the detector of a study. Raises :class:`imbdet.errors.UserError` for a backbone that does not exist."""
-    backbone = build_backbone(chosen.backbone, chosen.pretrained, chosen.fpn_channels, chosen.p6_source)
+    """Build the detector of a study. Raises what :func:`build_backbone` does."""
+    backbone = build_backbone(chosen.backbone, chosen.levels, chosen.p6_source, chosen.fpn_channels)
     anchors = Anchors(chosen.anchors.sizes, chosen.anchors.ratios, chosen.strides)
     assigner = MaxIoUAssigner(**chosen.assigner.model_dump())
     norm = _group_norm if chosen.head_norm == "group" else None

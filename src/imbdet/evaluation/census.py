@@ -44,7 +44,7 @@ def count(split: Split, model: Detector) -> dict[str, Any]:
     by_class = torch.zeros(len(annotations.categories), dtype=torch.int64)
     sizes = []
     for image in images:
-        batch = collate([split.outline(int(image))], split.stride)
+        batch = collate([split.outline(int(image))], split.stride, canvas=split.canvas)
         anchors = model.match_anchors(batch)
         kind = torch.where(anchors.label < 0, 2, (anchors.label == anchors.num_classes).long())
         totals += torch.bincount(anchors.level * 3 + kind, minlength=3 * levels).view(levels, 3)

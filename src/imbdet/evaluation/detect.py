@@ -7,7 +7,7 @@ from imbdet.config import Study
 from imbdet.data.coco import Categories
 from imbdet.data.facts import read_facts
 from imbdet.data.loader import EvaluationBatches
-from imbdet.detectors import Detector, build_detector
+from imbdet.detectors import Detector, build_detector, check_stored_features
 from imbdet.detectors.base import ImageDetections
 from imbdet.errors import UserError
 from imbdet.evaluation.detections import Detections
@@ -49,6 +49,7 @@ def load_trained(study: Study, layout: Layout, experiment: str) -> tuple[Detecto
             f"{layout.weights(experiment)} holds the weights of another detector or number of classes than "
             f"study {study.name} says; train {experiment} again"
         ) from None
+    check_stored_features(model, study.detector(experiment), layout)
     return model.to(device).eval(), device
 
 

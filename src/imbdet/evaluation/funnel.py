@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from imbdet.config import Study
 from imbdet.data.batch import Batch
-from imbdet.data.loader import Split, collate
+from imbdet.data.loader import Split
 from imbdet.detectors.faster_rcnn import FasterRCNN
 from imbdet.errors import UserError
 from imbdet.evaluation.detect import load_trained
@@ -32,12 +32,11 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
     model, device = load_trained(study, layout, experiment)
     if not isinstance(model, FasterRCNN):
         raise UserError(f"report.funnel names {experiment}, whose detector has one stage; name a two-stage experiment")
-    split = Split(study.detector(experiment), layout, "train")
+    split = Split.with_features(study.detector(experiment), layout, "train")
     images = np.unique(np.linspace(0, len(split) - 1, MOST_IMAGES).astype(int))
     totals: dict[str, Tensor] = {}
     for image in tqdm(images, desc=f"funnel {experiment}", mininterval=5):
-        sample = split.sample(int(image), mirrored=False)
-        batch = collate([sample], split.stride, number(study.seed, "funnel", int(image)))
+        batch = split.batch([int(image)], [False], number(study.seed, "funnel", int(image)))
         for station, label, background in stations(model, batch.to(device)):
             totals[station] = totals.get(station, torch.zeros(3, dtype=torch.int64)) + count(label, background)
     means = {station: (counts.double() / len(images)).tolist() for station, counts in totals.items()}

@@ -21,13 +21,13 @@ def describe(settings: Network, model: Detector) -> dict[str, Any]:
     height, width = (-(-side // stride) * stride for side in (settings.short_side, settings.long_side))
     with torch.no_grad():
         image = torch.zeros(1, 3, height, width)
-        stages: dict[str, Tensor] = model.backbone.body(image)
-        levels: dict[str, Tensor] = model.backbone.eval()(image)
+        stages = model.backbone.eval().levels(image)
+        levels: dict[str, Tensor] = model.backbone.pyramid(stages)
     sides = (anchors.shapes[..., 2:] - anchors.shapes[..., :2]).flatten(1)
     values = settings.model_dump()
     return {
         "name": values["name"],
-        "backbone": settings.backbone,
+        "backbone": settings.backbone.name,
         "p6_source": values["p6_source"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "image": [height, width],
@@ -38,7 +38,7 @@ def describe(settings: Network, model: Detector) -> dict[str, Any]:
                 "channels": x.shape[1],
                 "shape": list(x.shape[2:]),
             }
-            for i, x in enumerate(stages.values())
+            for i, x in enumerate(stages)
         ],
         "levels": [
             {

@@ -4,7 +4,7 @@ import torch
 
 from imbdet.config import Study
 from imbdet.data.facts import read_facts
-from imbdet.detectors import Detector, build_detector
+from imbdet.detectors import Detector, build_detector, check_stored_features
 from imbdet.layout import Layout
 from imbdet.seeding import number
 from imbdet.training.checkpoint import State
@@ -15,6 +15,7 @@ def initial_model(study: Study, layout: Layout, experiment: str) -> Detector:
     """The untrained detector; equal seeds give equal weights wherever shapes agree, whatever the method."""
     torch.manual_seed(number(study.seed, "weights"))
     model = build_detector(study, experiment, read_facts(layout))
+    check_stored_features(model, study.detector(experiment), layout)
     for stage in study.experiment(experiment).methods:
         model.method(stage).compiled = study.training(experiment).compile_loss
     return model
