@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from imbdet import figures
+from imbdet.bases import plain_file, resolve, write_plain
 from imbdet.config import Study, method_modules
 from imbdet.data.source_files import source_hashes, source_paths
 from imbdet.errors import UserError
@@ -171,7 +172,9 @@ class Pipeline:
         self.path = path
         self.study = load_study(path)
         _check_paths(path, self.study.data.folder)
-        _check_addresses(path, self.study.data)
+        plain = resolve(path)
+        _check_addresses(plain.where, self.study.data)
+        self.bases = [file for file, _ in plain.files[1:]]
         self.layout = Layout.of(self.study)
         conditions = self.study.conditions
         self._sources = {name: source_paths(study.data) for name, study in conditions.items()}  # walks through folders
@@ -184,6 +187,11 @@ class Pipeline:
     def file(self) -> Path:
         """Where DVC reads the study's stages."""
         return Path("dvc.yaml") if self.path == DEFAULT_STUDY else Path("pipelines") / self.study.name / "dvc.yaml"
+
+    @property
+    def plain(self) -> Path:
+        """Where DVC reads the study's values: in its own file, or with a base in that of its plain configuration."""
+        return plain_file(self.path.stem) if self.bases else self.path
 
     def code(self, rule: str, name: str = "") -> list[Path]:
         """Files of the step's code: a change of any makes its results stale."""
@@ -312,7 +320,17 @@ class Pipeline:
 
     def stages(self) -> dict[str, Any]:
         """The content of the study's DVC pipeline file."""
-        return {"stages": {step.stage: self._stage(step) for step in self.steps()}}
+        resolved = {"study": self._resolving()} if self.bases else {}
+        return {"stages": resolved | {step.stage: self._stage(step) for step in self.steps()}}
+
+    def _resolving(self) -> dict[str, Any]:
+        """The stage that writes the plain configuration, whose values are the parameters of all others."""
+        return {
+            "cmd": f"python -m imbdet.bases {self.path}",
+            "wdir": os.path.relpath(".", self.file.parent),
+            "deps": [str(path) for path in (self.path, *self.bases, *sources("imbdet.bases"))],
+            "outs": [{str(self.plain): {"cache": False}}],
+        }
 
     def _stage(self, step: Step) -> dict[str, Any]:
         rule_file = Path("workflow/rules") / f"{RULES[step.rule].file}.smk"
@@ -327,7 +345,7 @@ class Pipeline:
             "cmd": self._command(step),
             "wdir": os.path.relpath(".", self.file.parent),
             "deps": [str(path) for path in dependencies],
-            "params": [{str(self.path): keys}],
+            "params": [{str(self.plain): keys}],
             "outs": [_out(path) for path in step.outputs if path not in metrics],
             **({"metrics": [_out(path) for path in metrics]} if metrics else {}),
         }
@@ -376,13 +394,14 @@ def _check_sources(path: Path, paths: Sequence[Path]) -> None:
             )
 
 
-def _check_addresses(path: Path, data: Data) -> None:
+def _check_addresses(where: Callable[[str], Path], data: Data) -> None:
     """Refuse a password in an address: DVC copies the values of a study to its lock file, which is in Git."""
     for key in ("base_url", "annotations_url", "proxy"):
         address = getattr(data, key, None) or ""
         if address != without_secrets(address):
+            file = where(f"data.{key}")
             raise UserError(
-                f"{path}: data.{key} holds a user's name or password, which would be in Git; take it out, and set the "
+                f"{file}: data.{key} holds a user's name or password, which would be in Git; take it out, and set the "
                 "environment variables HTTP_PROXY and HTTPS_PROXY for a proxy, or write ~/.netrc for a server"
             )
 
@@ -393,8 +412,10 @@ def _out(path: Path) -> str | dict[str, Any]:
 
 
 def write(path: Path) -> Path:
-    """Write the DVC pipeline file of the study at ``path`` and return where it is."""
+    """Write the DVC pipeline file of the study at ``path`` and return where it is; beside it the values of an heir."""
     pipeline = Pipeline(path)
+    if pipeline.bases:
+        write_plain(path)
     header = f"# Written by `python -m imbdet.pipeline {path}`: change the study or the program, not this file.\n"
     write_text(pipeline.file, header + yaml.safe_dump(pipeline.stages(), sort_keys=False, width=100_000))
     return pipeline.file

@@ -1,9 +1,12 @@
 """The README's code is the tested example, its commands exist, and its verdicts are those of the records."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
+
+from imbdet.study_file import load_study
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -12,6 +15,19 @@ README = (ROOT / "README.md").read_text()
 def test_the_code_is_that_of_the_tested_example() -> None:
     example = (ROOT / "examples" / "own_torchvision_model.py").read_text().split("\n\n", 1)[1].strip()
     assert f"```python\n{example}\n```" in README
+
+
+def test_the_study_with_a_base_is_a_whole_study(tmp_path: Path) -> None:
+    """With what the text says of it."""
+    text = re.search(r"```yaml\n(base: voc-pilot\n.*?)```", README, re.DOTALL)
+    assert text
+    shutil.copy(ROOT / "config" / "voc-pilot.yaml", tmp_path)
+    (tmp_path / "voc-small.yaml").write_text(text[1])
+    base, study = (load_study(tmp_path / f"{name}.yaml") for name in ("voc-pilot", "voc-small"))
+    assert base.experiments.keys() - study.experiments.keys() == {"ce"}
+    assert study.experiments["focal-g2"].method == base.experiments["focal-g2"].method | {"gamma": 1.5}
+    assert {detector.short_side for detector in study.detectors.values()} == {192}
+    assert study.train == base.train
 
 
 def test_links_lead_somewhere() -> None:

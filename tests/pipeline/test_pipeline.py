@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from promises import refused
+from ruamel.yaml import YAML
 from studies import merged, with_two_stages
 
+from imbdet.bases import resolve
 from imbdet.pipeline import Pipeline, select_study, write
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +142,89 @@ def test_an_experiment_may_have_the_name_of_a_detector(tiny: Pipeline) -> None:
     assert ("experiments", "ce", "methods") in pipeline.keys("census", "retinanet")
     assert ("detectors", "faster_rcnn") in pipeline.keys("train", "retinanet")
     assert {path.stem for path in pipeline.code("census", "retinanet")} >= {"census", "cross_entropy"}
+
+
+HEIR = Path("config/heir.yaml")
+
+
+def heir(**changes: Any) -> Pipeline:
+    """A study beside the tiny one whose base that is."""
+    values = merged({"base": "tiny", "data": {"folder": "data/heir"}}, changes)
+    HEIR.write_text(yaml.safe_dump(values, sort_keys=False))
+    return Pipeline(HEIR)
+
+
+def renamed(value: Any) -> Any:
+    """What a plan of the tiny study would be called in that of its heir."""
+    text = json.dumps(value, default=str)
+    for old, new in (("data/demo", "data/heir"), ("config/tiny.yaml", "config/heir.yaml"), ("/tiny", "/heir")):
+        text = text.replace(old, new)
+    return json.loads(text)
+
+
+def test_an_heir_that_changes_nothing_has_the_plan_of_its_base(tiny: Pipeline) -> None:
+    """But for its name and folders, and for where DVC reads the same values."""
+    plain = "pipelines/heir/study.yaml"
+    stages = heir().stages()["stages"]
+    resolving = stages.pop("study")
+    expected = renamed(tiny.stages()["stages"])
+    for stage in expected.values():
+        stage["params"] = [{plain: keys} for listed in stage["params"] for keys in listed.values()]
+    assert stages == expected
+    assert resolving["outs"] == [{plain: {"cache": False}}]
+    assert resolving["deps"][:2] == ["config/heir.yaml", "config/tiny.yaml"]
+    for step in tiny.steps():
+        assert json.loads(heir().settings(step.rule, step.name)) == renamed(
+            json.loads(tiny.settings(step.rule, step.name))
+        )
+
+
+def test_the_values_of_an_heir_are_written_beside_its_pipeline_file(tiny: Pipeline) -> None:
+    """There DVC finds each of the values that Snakemake compares."""
+    pipeline = heir(train={"steps": 9})
+    assert write(HEIR) == Path("pipelines/heir/dvc.yaml")
+    values = YAML(typ="safe").load(pipeline.plain.read_text())
+    assert values == resolve(HEIR).values
+    for step in pipeline.steps():
+        for key in pipeline.keys(step.rule, step.name):
+            if key[0] in pipeline.study.model_fields_set:
+                found = json.loads(pipeline.settings(step.rule, step.name))[".".join(key)]
+                assert holds(found, reduce(getitem, key, values)), key
+
+
+def holds(found: Any, written: Any) -> bool:
+    """Whether all that is written is found; more may be, by default."""
+    if isinstance(written, dict):
+        return all(holds(found[key], value) for key, value in written.items())
+    return bool(found == written)
+
+
+def test_a_change_of_the_base_concerns_its_heirs_but_for_what_they_say_themselves(tiny: Pipeline) -> None:
+    before = heir(experiments={"ce": {"label": "mine"}})
+    raw = yaml.safe_load(tiny.path.read_text())
+    changes = {"ce": {"label": "theirs"}, "focal-g2.0": {"methods": {"dense": FOCAL | {"gamma": 5.0}}}}
+    tiny.path.write_text(yaml.safe_dump(merged(raw, {"experiments": changes}), sort_keys=False))
+    after = Pipeline(HEIR)
+    assert before.stages() == after.stages()
+    changed_steps = {
+        (step.rule, step.name)
+        for step in before.steps()
+        if before.settings(step.rule, step.name) != after.settings(step.rule, step.name)
+    }
+    rules = {"train", "detect", "evaluate", "errors", "inspect", "loss_samples"}
+    assert changed_steps == {(step.rule, step.name) for step in before.steps() if step.rule in rules} - {
+        (rule, "ce") for rule in rules
+    }
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_password_is_refused_in_the_file_that_has_it(tiny: Pipeline, own: bool) -> None:
+    raw = yaml.safe_load(tiny.path.read_text())
+    data = {"source": "coco2017", "proxy": "http://user:word@proxy"}
+    tiny.path.write_text(yaml.safe_dump(raw | {"data": data | {"folder": "data/demo"}}, sort_keys=False))
+    with refused(r"^config/(heir|tiny).yaml: data.proxy holds a user's name or password") as error:
+        heir(data={"proxy": "http://user:word@another"} if own else {})
+    assert str(error.value).startswith("config/heir.yaml" if own else "config/tiny.yaml")
 
 
 def test_a_study_beside_the_demo_has_its_own_file(tiny: Pipeline) -> None:

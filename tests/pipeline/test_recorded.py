@@ -9,7 +9,9 @@ import yaml
 from dvc.repo import Repo
 from project_copy import GENERATED, ROOT, copy_of_project
 
+from imbdet.bases import resolve
 from imbdet.pipeline import DEFAULT_STUDY, Pipeline
+from imbdet.study_yaml import read_values
 
 LOCKS = [ROOT / "dvc.lock", *ROOT.glob("pipelines/*/dvc.lock")]
 
@@ -22,6 +24,7 @@ def test_pipelines_are_what_their_studies_say(path: Path, monkeypatch: pytest.Mo
     assert {step.rule for step in pipeline.steps()} >= {"data", "train", "evaluate", "figure"}
     if pipeline.path == DEFAULT_STUDY or pipeline.file.exists():
         assert yaml.safe_load(pipeline.file.read_text()) == pipeline.stages()
+        assert read_values(pipeline.plain) == resolve(pipeline.path).values
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.parent.name)

@@ -12,7 +12,8 @@ from promises import said
 FOCAL = "focal-g2.0"
 TWO = "two-stage"
 FRAME = {
-    f"src/imbdet/{name}" for name in ("signals", "study_file", "training", "training/environment", "training/launch")
+    f"src/imbdet/{name}"
+    for name in ("signals", "bases", "study_file", "study_yaml", "training", "training/environment", "training/launch")
 }
 RUN = ("train", "detect", "evaluate", "errors", "inspect")
 TRAINED = {(rule, FOCAL) for rule in (*RUN, "loss_samples")} | {("intervals", "")}

@@ -43,7 +43,7 @@ def test_no_file_loads_code_with_data(file):
 def test_the_one_yaml_loader_is_a_safe_one():
     import yaml
 
-    from imbdet.study_file import _StudyLoader
+    from imbdet.study_yaml import _StudyLoader
 
     assert issubclass(_StudyLoader, yaml.SafeLoader)
     assert not issubclass(_StudyLoader, yaml.FullLoader)
