@@ -57,10 +57,12 @@ _StudyLoader.add_constructor(INTEGER, _StudyLoader.construct_integer)
 class _StudyDumper(yaml.SafeDumper):
     """Quotes what :class:`_StudyLoader` would take for another value, and writes each value out where it stands."""
 
-    yaml_implicit_resolvers = _StudyLoader.yaml_implicit_resolvers
-
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+_StudyDumper.yaml_implicit_resolvers = {**_StudyLoader.yaml_implicit_resolvers}
+_StudyDumper.add_implicit_resolver("tag:yaml.org,2002:value", re.compile("=$"), ["="])  # unquoted, DVC refuses it
 
 
 def read_values(path: Path) -> dict[str, Any]:

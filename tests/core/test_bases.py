@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from changed_study import TINY
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from promises import refused
 from ruamel.yaml import YAML
@@ -183,7 +183,7 @@ NESTED = st.recursive(
     max_leaves=8,
 )
 SECTIONS = st.dictionaries(st.sampled_from("abcd"), NESTED, max_size=3)
-HARD = ("1e-2", "off", "null", "", "0o17", "010", "~", "1_0", ".5", "on: #", " a", "12:30", "<<")
+HARD = ("1e-2", "off", "null", "", "0o17", "010", "~", "1_0", ".5", "on: #", " a", "12:30", "<<", "=")
 TEXTS = st.one_of(st.text(), st.sampled_from(HARD))
 
 
@@ -209,6 +209,7 @@ def test_each_value_is_that_of_the_study_or_else_of_the_base(base, own):
     check(merge(base, own), base, own)
 
 
+@settings(deadline=None)  # which files take while others run
 @given(st.dictionaries(TEXTS, st.recursive(st.one_of(st.floats(allow_nan=False), TEXTS, NESTED), st.lists), max_size=4))
 def test_the_plain_configuration_is_read_back_by_both_tools(tmp_path_factory, values):
     """As DVC reads YAML, and as this project does."""
