@@ -121,6 +121,18 @@ def test_saturated_and_half_precision_outputs_are_finite(case, dtype):
 
 
 @ALL
+def test_outputs_in_bf16_cost_what_the_same_values_cost_in_fp32(case):
+    """Nothing but the network is rounded, and gradients on their way into it: twice where two losses share a logit."""
+    half = samples_of(case, dtype=torch.bfloat16)
+    single = replace(half, logits=half.logits.float(), deltas=half.deltas.float())
+    losses, gradients = losses_and_gradients(method_of(case), half)
+    expected, expected_gradients = losses_and_gradients(method_of(case), single)
+    assert_close(losses, expected, rtol=1e-6, atol=0)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        assert_close(gradient.float(), other, rtol=2**-6, atol=1e-9)
+
+
+@ALL
 def test_the_order_of_rows_does_not_matter(case):
     samples = samples_of(case)
     order = torch.randperm(len(samples.label), generator=torch.Generator().manual_seed(2))

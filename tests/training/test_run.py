@@ -94,6 +94,19 @@ def test_bf16_keeps_losses_and_boxes_in_fp32_and_is_close_to_fp32(workspace, mak
     assert rounded["total"] != exact["total"]
 
 
+def test_a_training_in_bf16_follows_that_in_fp32(workspace, make_study):
+    """All along the loss curve, which falls: the difference stays within what rounding makes of a step."""
+    sgd = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0001}
+    train = {"steps": 30, "log_every": 6, "optimizer": sgd}
+    exact_weights, exact = trained(make_study(train=train))
+    weights, rounded = trained(make_study(train=train | {"precision": "bf16"}))
+    assert exact[-1]["total"] < 0.9 * exact[0]["total"]
+    for row, other in zip(rounded, exact, strict=True):
+        assert row["total"] == pytest.approx(other["total"], rel=0.03)
+    assert {value.dtype for value in weights.values()} == {value.dtype for value in exact_weights.values()}
+    assert not all(equal(weights, exact_weights).values())
+
+
 def test_bf16_keeps_boxes_and_losses_of_both_stages_in_fp32(workspace, make_study, monkeypatch):
     seen = []
     forward = CrossEntropy.forward

@@ -106,7 +106,12 @@ def weights_sha256(body: nn.Module) -> str:
 
 
 class ExtraLevels(ExtraFPNBlock):  # type: ignore[misc]
-    """Levels above P5: by a convolution each (Lin et al. 2017, Focal Loss, section 4), or by pooling (FPN)."""
+    """Levels above P5: by a convolution each (Lin et al. 2017, Focal Loss, section 4), or by pooling (FPN).
+
+    On a CPU the convolutions are in fp32 also under autocast. In bf16 oneDNN leaves a part of their weights' gradient
+    unset where the map has one column, as P6 has of images of up to 64 pixels: compare
+    https://github.com/pytorch/pytorch/issues/169688.
+    """
 
     def __init__(self, source: str, count: int, c5_channels: int, channels: int) -> None:
         """``source``: what P6 is made of, "c5", "p5", or by "pool" of P5; ``count``: of levels."""
@@ -122,13 +127,15 @@ class ExtraLevels(ExtraFPNBlock):  # type: ignore[misc]
 
     def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         below = c[-1] if self.source == "c5" else p[-1]
-        for number in range(self.count):
-            if self.source == "pool":
-                below = max_pool2d(below, 1, 2, 0)
-            else:
-                below = self.get_submodule(f"p{6 + number}")(relu(below) if number else below)
-            p.append(below)
-            names.append(f"p{6 + number}")
+        below = below.float() if below.device.type == "cpu" else below
+        with torch.autocast("cpu", enabled=False):  # which does not concern a GPU
+            for number in range(self.count):
+                if self.source == "pool":
+                    below = max_pool2d(below, 1, 2, 0)
+                else:
+                    below = self.get_submodule(f"p{6 + number}")(relu(below) if number else below)
+                p.append(below)
+                names.append(f"p{6 + number}")
         return p, names
 
 
