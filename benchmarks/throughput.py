@@ -36,7 +36,7 @@ from imbdet.data.loader import Sample, collate
 from imbdet.data.transforms import fitted_size
 from imbdet.detectors import Detector, build_detector
 from imbdet.files import write_json
-from imbdet.settings import Train
+from imbdet.settings import PADDING, Train
 from imbdet.signals import StopRequest
 from imbdet.study_file import load_study
 from imbdet.training.checkpoint import State
@@ -134,7 +134,7 @@ def make_batch(images: int, height: int, width: int, study: Study, experiment: s
                 ignore=torch.zeros(0, 4),
             )
         )
-    return collate(samples, study.detector(experiment).strides[-1], seed=0)
+    return collate(samples, PADDING, seed=0)
 
 
 def run(state: State, batch: Batch, settings: Train, device: torch.device, steps: int = 1) -> Callable[[], float]:

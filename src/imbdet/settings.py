@@ -52,6 +52,7 @@ def _place(path: str) -> str:
 
 
 Place = Annotated[str, AfterValidator(_place)]
+PADDING = 32  # pixels, of which padded sides are multiples: C5's stride, as in torchvision
 
 
 def _booleans(value: Any) -> int:
@@ -404,7 +405,7 @@ class Network(Section):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Strides of the pyramid's levels."""
+        """Strides of the pyramid's levels; one whose stride :data:`PADDING` is no multiple of rounds its cells up."""
         lowest, highest = self.levels
         return tuple(2**level for level in range(lowest, highest + 1))
 

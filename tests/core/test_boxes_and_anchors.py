@@ -1,5 +1,7 @@
 """Box arithmetic and anchors: inverses, orders, shapes and refusals."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -126,9 +128,19 @@ def test_anchors_are_no_part_of_a_checkpoint():
     assert dict(make_anchors().state_dict()) == {}
 
 
-def test_anchors_refuse_what_they_cannot_cover():
-    with pytest.raises(ValueError, match="image of 64x80: pad both sides to a multiple of 32"):
-        make_anchors()(64, 80)
+def test_anchors_of_a_place_are_the_same_however_the_image_is_padded():
+    """Where the coarsest stride does not divide the padded image as where it does."""
+    anchors = make_anchors()
+
+    def at(height, width):
+        boxes, levels = anchors(height, width)
+        return {(level, *box) for level, box in zip(levels.tolist(), boxes.tolist(), strict=True)}
+
+    assert len(at(72, 104)) == len(anchors(72, 104)[0]) == (9 * 13 + 5 * 7 + 3 * 4) * 6
+    assert at(64, 96) < at(72, 104) < at(96, 128)
+
+
+def test_anchors_refuse_sizes_that_fit_no_pyramid():
     with pytest.raises(ValueError, match="2 lists of anchor sizes for 3 levels"):
         Anchors([[8.0], [16.0]], [1.0], (8, 16, 32))
     with pytest.raises(ValueError, match="same number of anchor sizes"):
@@ -147,12 +159,18 @@ PYRAMIDS = [
 
 
 @pytest.mark.parametrize(("p6_source", "ends"), PYRAMIDS)
-def test_backbone_levels_have_their_strides_and_width(p6_source, ends):
+@pytest.mark.parametrize(("height", "width"), [(128, 256), (96, 224), (32, 160)])
+def test_levels_have_a_cell_a_stride_and_round_up(p6_source, ends, height, width):
+    """As many as there are anchors for, also where the image is no multiple of the coarse levels' strides."""
     backbone = build_backbone(TINY, ends, p6_source, fpn_channels=8).eval()
     with torch.no_grad():
-        levels = backbone(torch.zeros(1, 3, 128, 256)).values()
+        levels = list(backbone(torch.zeros(1, 3, height, width)).values())
     strides = RetinaNet.model_construct(levels=ends).strides
-    assert [tuple(level.shape) for level in levels] == [(1, 8, 128 // s, 256 // s) for s in strides]
+    expected = [(1, 8, math.ceil(height / s), math.ceil(width / s)) for s in strides]
+    assert [tuple(level.shape) for level in levels] == expected
+    anchors = Anchors([[8.0]] * len(strides), [1.0], strides)
+    assert anchors.counts(height, width) == [h * w for _, _, h, w in expected]
+    assert anchors(height, width)[1].bincount().tolist() == anchors.counts(height, width)
 
 
 @pytest.mark.parametrize("p6_source", ["c5", "p5"])
@@ -160,7 +178,7 @@ def test_backbone_levels_have_their_strides_and_width(p6_source, ends):
 def test_gradients_of_coarse_levels_in_bf16_are_those_of_fp32(p6_source, height, width):
     """Also where P6 has one column, of which PyTorch's own bf16 on a CPU leaves a part unset."""
     torch.manual_seed(0)
-    backbone = build_backbone("tiny", False, fpn_channels=64, p6_source=p6_source).eval()
+    backbone = build_backbone(TINY, (3, 7), p6_source, fpn_channels=64).eval()
     images = torch.rand(2, 3, height, width)
     gradients = []
     for precision in (torch.float32, torch.bfloat16):

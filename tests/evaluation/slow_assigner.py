@@ -6,8 +6,8 @@ import math
 def anchors_of(settings, height, width, strides):
     """``(level, box)`` of every anchor of a padded image."""
     for level, (stride, sizes) in enumerate(zip(strides, settings.sizes, strict=True)):
-        for row in range(height // stride):
-            for column in range(width // stride):
+        for row in range(math.ceil(height / stride)):
+            for column in range(math.ceil(width / stride)):
                 for ratio in settings.ratios:
                     for size in sizes:
                         # torchvision rounds the half sides to whole pixels; halves go to the even neighbour.

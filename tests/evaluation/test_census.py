@@ -36,7 +36,7 @@ def slow_labels(study, layout, with_crowds, detector="retinanet"):
             for row in rows
             for x, y, w, h in [row["bbox"]]
         ]
-        padded = [-(-side // strides[-1]) * strides[-1] for side in (new_height, new_width)]
+        padded = [-(-side // 32) * 32 for side in (new_height, new_width)]
         anchors = list(anchors_of(settings.anchors, *padded, strides))
         objects, crowds = [b for b in boxes if not b[4]], [b[:4] for b in boxes if b[4] and with_crowds]
         boxes_, labels = [b[:4] for b in objects], [b[5] for b in objects]

@@ -32,7 +32,7 @@ def test_structure_is_what_the_network_does(place, backbone, p6_source, channels
     seen = {}
     model.head.register_forward_pre_hook(lambda module, inputs: seen.update(levels=inputs[0]))
     written = describe(study.detectors["retinanet"], model)
-    assert written["image"] == [128, 256]  # padded to the coarsest stride
+    assert written["image"] == [128, 224]  # padded to a multiple of 32: P6 and P7 round up
     batch = blank(*written["image"])
     logits, deltas = model.eval().predict(batch)
     anchors, levels = model.anchors(*written["image"])
@@ -52,7 +52,7 @@ def test_structure_is_what_the_network_does(place, backbone, p6_source, channels
         ("C3", 8), ("C4", 16), ("C5", 32)
     ]  # fmt: skip
     assert [level["channels"] for level in written["backbone_levels"]] == channels
-    assert [level["shape"] for level in written["backbone_levels"]] == [[16, 32], [8, 16], [4, 8]]
+    assert [level["shape"] for level in written["backbone_levels"]] == [[16, 28], [8, 14], [4, 7]]
 
 
 def test_heads_are_those_of_the_network(place):

@@ -17,6 +17,7 @@ from imbdet.settings import RPN, Backbone, Evaluate, RoI
 RESNET = Backbone(name="resnet50", weights="none", frozen="none")
 NUM_CLASSES = 90  # torchvision's 91 columns have the background first
 SIZES = [[256, 384], [256, 320]]  # height and width of the images, which no side of torchvision's resizes
+UNEVEN = [[256, 352], [256, 320]]  # padded to 352, which P6's stride does not divide
 HEIGHT, WIDTH = 256, 384
 STRIDES = (4, 8, 16, 32, 64)
 SHARED = {"name": "cross_entropy", "alpha": None, "prior_prob": None, "normalizer": "sampled", "box_beta": 1 / 9}
@@ -103,18 +104,18 @@ def spread(layer, std, run):
     layer.bias.copy_(factor * (layer.bias - values.mean(1)))
 
 
-def make_batch(boxes=((), ()), labels=(), seed=None):
+def make_batch(boxes=((), ()), labels=(), seed=None, sizes=SIZES):
     """Two noise images, the second narrower than the padded batch; ``boxes`` lists each one's xyxy boxes."""
     random = torch.Generator().manual_seed(1)
-    images = torch.zeros(2, 3, HEIGHT, WIDTH, dtype=torch.uint8)
-    for image, (height, width) in zip(images, SIZES, strict=True):
+    images = torch.zeros(2, 3, HEIGHT, sizes[0][1], dtype=torch.uint8)
+    for image, (height, width) in zip(images, sizes, strict=True):
         coarse = torch.rand(1, 3, height // 16, width // 16, generator=random)
         fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
         image[:, :height, :width] = (255 * fine).to(torch.uint8)
     flat = [box for of_image in boxes for box in of_image]
     return Batch(
         images=images,
-        sizes=torch.tensor(SIZES),
+        sizes=torch.tensor(sizes),
         scales=torch.ones(2, 2),
         image_ids=torch.arange(2),
         gt_boxes=torch.tensor(flat, dtype=torch.float32).reshape(-1, 4),
@@ -130,14 +131,17 @@ def images_and_targets(batch):
     """The same batch as torchvision reads it: images of 0 to 1, and a dictionary for each; classes from 1."""
     of_image = [batch.gt_images == i for i in range(len(batch))]
     targets = [{"boxes": batch.gt_boxes[rows], "labels": batch.gt_labels[rows] + 1} for rows in of_image]
-    images = [image[:, :height, :width] / 255 for image, (height, width) in zip(batch.images, SIZES, strict=True)]
+    sizes = batch.sizes.tolist()
+    images = [image[:, :height, :width] / 255 for image, (height, width) in zip(batch.images, sizes, strict=True)]
     return images, targets
 
 
 def image_list_and_features(batch, features):
     """The inputs of torchvision's RPN and RoI heads."""
     names = ("0", "1", "2", "3", "pool")
-    return ImageList(batch.images, [tuple(size) for size in SIZES]), OrderedDict(zip(names, features, strict=True))
+    return ImageList(batch.images, [tuple(size) for size in batch.sizes.tolist()]), OrderedDict(
+        zip(names, features, strict=True)
+    )
 
 
 class Recorder:

@@ -1,5 +1,6 @@
 """Our Faster R-CNN is torchvision's where torchvision is right: weights, proposals, detections, losses, gradients."""
 
+import math
 import re
 from contextlib import contextmanager
 
@@ -8,6 +9,9 @@ import torch
 from faster_rcnn_pair import (
     HEIGHT,
     SETTINGS,
+    SIZES,
+    STRIDES,
+    UNEVEN,
     WIDTH,
     image_list_and_features,
     images_and_targets,
@@ -19,6 +23,7 @@ from faster_rcnn_pair import (
     share_samples,
     torchvision_faster_rcnn,
 )
+from nominal_anchors import nominal_grid
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 from torchvision.models import resnet50
@@ -36,6 +41,15 @@ def pair(shared_pair, request):
     for model in shared_pair:
         model.train(request.param).backbone.eval()
     return shared_pair
+
+
+@pytest.fixture(params=[SIZES, UNEVEN], ids=["even", "uneven"])
+def sizes(request, pair, monkeypatch):
+    """Of the images. torchvision's anchors are as they come, but where a stride does not divide the padded size."""
+    generator = pair[0].rpn.anchor_generator
+    if request.param == UNEVEN:
+        monkeypatch.setattr(generator, "grid_anchors", nominal_grid(generator, STRIDES))
+    return request.param
 
 
 training = pytest.mark.parametrize("pair", [True], indirect=True, ids=["training"])
@@ -62,9 +76,9 @@ def test_published_weights_with_frozen_normalisation_load_too():
     ours.load_state_dict(older)
 
 
-def test_detections_are_the_same(pair, monkeypatch):
+def test_detections_are_the_same(pair, sizes, monkeypatch):
     theirs, ours = pair
-    batch = make_batch()
+    batch = make_batch(sizes=sizes)
     share_pixels(pair, batch, monkeypatch)
     with torch.no_grad():
         expected = theirs(images_and_targets(batch)[0])
@@ -82,9 +96,9 @@ def test_detections_are_the_same(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("pair", [False, True], indirect=True, ids=["inference", "training"])
-def test_proposals_are_the_same(pair):
+def test_proposals_are_the_same(pair, sizes):
     theirs, ours = pair
-    batch = make_batch(BOXES["both images"], LABELS)
+    batch = make_batch(BOXES["both images"], LABELS, sizes=sizes)
     with torch.no_grad():
         features = ours.features(batch)
         limits = ours.rpn_settings.training if ours.training else ours.rpn_settings.inference
@@ -112,10 +126,10 @@ NAMES = {
 
 @training
 @pytest.mark.parametrize("boxes", BOXES.values(), ids=BOXES)
-def test_losses_and_their_gradients_are_the_same(pair, boxes, monkeypatch):
+def test_losses_and_their_gradients_are_the_same(pair, boxes, sizes, monkeypatch):
     """From the same features, so that rounding in the backbone does not count."""
     theirs, ours = pair
-    batch = make_batch(boxes, LABELS[: sum(map(len, boxes))], seed=11)
+    batch = make_batch(boxes, LABELS[: sum(map(len, boxes))], seed=11, sizes=sizes)
     recorders = share_samples(pair, monkeypatch)
     with torch.no_grad():
         features = ours.features(batch)
@@ -153,10 +167,10 @@ def torchvision_losses(model, batch, features):
 
 
 @training
-def test_training_losses_of_whole_networks_are_the_same(pair, monkeypatch):
+def test_training_losses_of_whole_networks_are_the_same(pair, sizes, monkeypatch):
     """Images in, losses out: preprocessing, network, proposals, matching, losses."""
     theirs, ours = pair
-    batch = make_batch(BOXES["both images"], LABELS, seed=12)
+    batch = make_batch(BOXES["both images"], LABELS, seed=12, sizes=sizes)
     share_pixels(pair, batch, monkeypatch)
     share_samples(pair, monkeypatch)
     with torch.no_grad():
@@ -165,11 +179,12 @@ def test_training_losses_of_whole_networks_are_the_same(pair, monkeypatch):
         assert_close(losses[name], expected[other_name], rtol=1e-5, atol=0)
 
 
-def test_anchors_are_the_same(pair):
+def test_anchors_are_the_same(pair, sizes):
     theirs, ours = pair
+    width = sizes[0][1]
     images, features = image_list_and_features(
-        make_batch(), [torch.zeros(2, 1, HEIGHT // s, WIDTH // s) for s in ours.anchors.strides]
+        make_batch(sizes=sizes), [torch.zeros(2, 1, HEIGHT // s, math.ceil(width / s)) for s in ours.anchors.strides]
     )
-    anchors, levels = ours.anchors(HEIGHT, WIDTH)
+    anchors, levels = ours.anchors(HEIGHT, width)
     assert torch.equal(anchors, theirs.rpn.anchor_generator(images, list(features.values()))[0])
-    assert levels.bincount().tolist() == ours.anchors.counts(HEIGHT, WIDTH)
+    assert levels.bincount().tolist() == ours.anchors.counts(HEIGHT, width)

@@ -1,7 +1,10 @@
 """Our RetinaNet is torchvision's where torchvision is right: weights, anchors, detections and losses."""
 
+import math
+
 import pytest
 import torch
+from nominal_anchors import nominal_grid
 from torch.testing import assert_close
 from torchvision.models import resnet50
 from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
@@ -10,6 +13,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision_pair import (
     HEIGHT,
     SETTINGS,
+    STRIDES,
+    UNEVEN,
     WIDTH,
     images_and_targets,
     make_batch,
@@ -18,12 +23,25 @@ from torchvision_pair import (
     torchvision_retinanet,
 )
 
+from imbdet.data.loader import Sample, collate
 from imbdet.geometry import BoxCoder
+from imbdet.settings import PADDING
+
+NONE = torch.zeros(0, dtype=torch.int64)
 
 
 @pytest.fixture(scope="module")
 def pair():
     return scaled_pair()
+
+
+@pytest.fixture(params=[WIDTH, UNEVEN], ids="{} wide".format)
+def width(request, pair, monkeypatch):
+    """Of the images. torchvision's anchors are as they come, but where a stride does not divide it."""
+    if request.param == UNEVEN:
+        generator = pair[0].anchor_generator
+        monkeypatch.setattr(generator, "grid_anchors", nominal_grid(generator, STRIDES))
+    return request.param
 
 
 def test_the_state_dict_has_the_same_names_and_shapes(pair):
@@ -41,9 +59,9 @@ def test_published_weights_with_frozen_normalisation_load_too():
     our_retinanet().load_state_dict(published)
 
 
-def test_detections_are_the_same(pair):
+def test_detections_are_the_same(pair, width):
     theirs, ours = pair
-    batch = make_batch()
+    batch = make_batch(width=width)
     with torch.no_grad():
         expected = theirs(images_and_targets(batch)[0])
     for image, other in zip(ours.detect(batch, SETTINGS), expected, strict=True):
@@ -66,14 +84,14 @@ BOXES = {
 
 
 @pytest.mark.parametrize("boxes", BOXES.values(), ids=BOXES)
-def test_losses_and_their_gradients_are_the_same(pair, boxes):
+def test_losses_and_their_gradients_are_the_same(pair, boxes, width):
     theirs, ours = pair
-    batch = make_batch(boxes, labels=[(7 * i) % 91 for i in range(sum(map(len, boxes)))])
-    logits, deltas = outputs = random_outputs(ours)
+    batch = make_batch(boxes, labels=[(7 * i) % 91 for i in range(sum(map(len, boxes)))], width=width)
+    logits, deltas = outputs = random_outputs(ours, width)
     losses = ours.method("dense")(ours.match(batch, logits, deltas))
     gradients = torch.autograd.grad(sum(losses.values()), outputs)
     _, targets = images_and_targets(batch)
-    anchors = [ours.anchors(HEIGHT, WIDTH)[0]] * 2
+    anchors = [ours.anchors(HEIGHT, width)[0]] * 2
     expected = theirs.compute_loss(targets, {"cls_logits": logits, "bbox_regression": deltas}, anchors)
     expected_gradients = torch.autograd.grad(sum(expected.values()), outputs)
     assert_close(losses["classification"], expected["classification"], rtol=1e-5, atol=0)
@@ -83,18 +101,18 @@ def test_losses_and_their_gradients_are_the_same(pair, boxes):
         assert_close(gradient, other, rtol=1e-4, atol=1e-9)
 
 
-def random_outputs(model):
+def random_outputs(model, width):
     """Logits within the range where torchvision's focal loss is exact, and offsets; both want gradients."""
     random = torch.Generator().manual_seed(4)
-    count = sum(model.anchors.counts(HEIGHT, WIDTH))
+    count = sum(model.anchors.counts(HEIGHT, width))
     logits = torch.randn(2, count, model.num_classes, generator=random) - 4
     return logits.requires_grad_(), torch.randn(2, count, 4, generator=random).requires_grad_()
 
 
-def test_training_losses_of_whole_networks_are_the_same(pair):
+def test_training_losses_of_whole_networks_are_the_same(pair, width):
     """Images in, losses out: preprocessing, network, matching, loss."""
     theirs, ours = pair
-    batch = make_batch(BOXES["both images"], labels=[3, 90, 0, 17])
+    batch = make_batch(BOXES["both images"], labels=[3, 90, 0, 17], width=width)
     theirs.train(), ours.train()
     for model in pair:
         model.backbone.eval()
@@ -105,13 +123,24 @@ def test_training_losses_of_whole_networks_are_the_same(pair):
     assert_close(losses["box_regression"], expected["bbox_regression"], rtol=1e-5, atol=0)
 
 
-def test_anchors_are_the_same(pair):
+def test_anchors_are_the_same(pair, width):
     theirs, ours = pair
-    images = ImageList(torch.zeros(1, 3, HEIGHT, WIDTH), [(HEIGHT, WIDTH)])
-    features = [torch.zeros(1, 1, HEIGHT // s, WIDTH // s) for s in ours.anchors.strides]
-    anchors, levels = ours.anchors(HEIGHT, WIDTH)
+    images = ImageList(torch.zeros(1, 3, HEIGHT, width), [(HEIGHT, width)])
+    features = [torch.zeros(1, 1, HEIGHT // s, math.ceil(width / s)) for s in ours.anchors.strides]
+    anchors, levels = ours.anchors(HEIGHT, width)
     assert torch.equal(anchors, theirs.anchor_generator(images, features)[0])
-    assert levels.bincount().tolist() == ours.anchors.counts(HEIGHT, WIDTH)
+    assert levels.bincount().tolist() == ours.anchors.counts(HEIGHT, width)
+
+
+def test_images_are_padded_as_in_torchvision(pair):
+    theirs, _ = pair
+    sizes = [(256, 300), (190, 330)]
+    outlines = [
+        Sample(torch.zeros(3, *size, dtype=torch.uint8), torch.ones(2), 1, torch.zeros(0, 4), NONE, torch.zeros(0, 4))
+        for size in sizes
+    ]
+    batched = theirs.transform.batch_images([torch.zeros(3, *size) for size in sizes], theirs.transform.size_divisible)
+    assert collate(outlines, PADDING).images.shape == batched.shape == (2, 3, 256, 352)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])

@@ -43,15 +43,31 @@ def test_torchvision_strides_are_wrong_where_128_does_not_divide_the_image():
     """800x1344: P6 and P7 have 13x21 and 7x11 cells, and 800 // 13 = 61 where 64 is meant."""
     height, width = 800, 1344
     shapes = [(-(-height // s), -(-width // s)) for s in STRIDES]
-    theirs = torchvision_anchors(height, width, shapes).split([9 * h * w for h, w in shapes])
-    for stride, (_, columns), anchors in zip(STRIDES, shapes, theirs, strict=True):
-        left = anchors.reshape(-1, columns, 9, 4)[..., 0]
-        steps = left[:, 1:] - left[:, :-1]
-        top = anchors.reshape(-1, columns, 9, 4)[:, 0, :, 1]
-        right = bool((steps == stride).all()) and bool((top[1:] - top[:-1] == stride).all())
-        assert right == (stride <= 32)
-    with pytest.raises(ValueError, match="multiple of 128"):
-        our_anchors(height, width)
+    counts = [9 * h * w for h, w in shapes]
+    theirs, ours = torchvision_anchors(height, width, shapes), our_anchors(height, width)
+    for stride, (_, columns), *both in zip(STRIDES, shapes, theirs.split(counts), ours.split(counts), strict=True):
+        right = [steps(anchors, columns) == ({stride}, {stride}) for anchors in both]
+        assert right == [stride <= 32, True]
+        assert torch.equal(*both) == (stride <= 32)
+
+
+def steps(anchors, columns):
+    """The distances of neighbours in a level's rows, and of those in its columns."""
+    grid = anchors.reshape(-1, columns, 9, 4)
+    return set(grid[..., 0].diff(dim=1).unique().tolist()), set(grid[..., 1].diff(dim=0).unique().tolist())
+
+
+def test_torchvision_anchors_of_one_place_depend_on_the_padding():
+    """And so on which other images are in the batch; at P7 of 320 pixels they are 106 apart."""
+    height, width = 256, 320
+    shapes = [(-(-height // s), -(-width // s)) for s in STRIDES]
+    theirs = torchvision_anchors(height, width, shapes)
+    padded = torchvision_anchors(height, 384, [(height // s, 384 // s) for s in STRIDES])
+    anchors = {tuple(box) for box in our_anchors(height, 384).tolist()}
+    assert {tuple(box) for box in padded.tolist()} == anchors
+    assert {tuple(box) for box in our_anchors(height, width).tolist()} < anchors
+    assert not {tuple(box) for box in theirs.tolist()} <= anchors
+    assert steps(theirs[-9 * 2 * 3 :], 3) == ({106.0}, {128.0})
 
 
 @pytest.mark.parametrize("box", [[400.0, 400.0, 420.0, 420.0], [50.0, 50.0, 50.0, 50.0]], ids=["outside", "of no area"])

@@ -14,6 +14,7 @@ from imbdet.settings import Backbone, Evaluate
 RESNET = Backbone(name="resnet50", weights="none", frozen="none")
 NUM_CLASSES = 91
 HEIGHT, WIDTH = 256, 384
+UNEVEN = 320  # a width that P7's stride does not divide
 # torchvision rounds the sides of its anchors down to whole pixels.
 SIZES = [[x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))] for x in (32, 64, 128, 256, 512)]
 RATIOS = [0.5, 1.0, 2.0]
@@ -63,15 +64,15 @@ def scaled_pair():
     return theirs, ours
 
 
-def make_batch(boxes=((), ()), labels=()):
-    """Two noise images of 256x384 pixels; ``boxes`` lists each one's xyxy boxes."""
+def make_batch(boxes=((), ()), labels=(), width=WIDTH):
+    """Two noise images of 256 x ``width`` pixels; ``boxes`` lists each one's xyxy boxes."""
     random = torch.Generator().manual_seed(1)
-    coarse = torch.rand(2, 3, HEIGHT // 16, WIDTH // 16, generator=random)
-    images = torch.nn.functional.interpolate(coarse, size=(HEIGHT, WIDTH), mode="bilinear")
+    coarse = torch.rand(2, 3, HEIGHT // 16, width // 16, generator=random)
+    images = torch.nn.functional.interpolate(coarse, size=(HEIGHT, width), mode="bilinear")
     flat = [box for of_image in boxes for box in of_image]
     return Batch(
         images=(255 * images).to(torch.uint8),
-        sizes=torch.tensor([[HEIGHT, WIDTH]] * 2),
+        sizes=torch.tensor([[HEIGHT, width]] * 2),
         scales=torch.ones(2, 2),
         image_ids=torch.arange(2),
         gt_boxes=torch.tensor(flat, dtype=torch.float32).reshape(-1, 4),

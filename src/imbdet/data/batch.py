@@ -15,7 +15,7 @@ from imbdet.assigners import Truth
 class Batch:
     """B images padded to one size and the G ground-truth boxes and R regions to ignore of all of them.
 
-    images: [B, 3, H, W] uint8, zero to the right of and below each image; H and W multiples of the coarsest stride.
+    images: [B, 3, H, W] uint8, zero to the right of and below each image; H and W multiples of 32.
     sizes: [B, 2] int64, height and width of each resized image inside the padded one, pixels.
     scales: [B, 2] fp32, resized over original size, (x, y).
     image_ids: [B] int64, ids in the annotation file.

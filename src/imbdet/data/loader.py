@@ -26,7 +26,7 @@ from imbdet.errors import UserError
 from imbdet.geometry import first_wrong_box
 from imbdet.layout import Layout
 from imbdet.seeding import generator, number
-from imbdet.settings import Detector
+from imbdet.settings import PADDING, Detector
 from imbdet.signals import obey_parent_alone, signals_held_back
 
 
@@ -103,7 +103,7 @@ class Split:
         self.folder = layout.images(name)
         self.sides = (detector.short_side, detector.long_side)
         self.keep_crowds = detector.crowd == "ignore"
-        self.stride = detector.strides[-1]
+        self.stride = PADDING
         self.canvas = self._largest() if detector.stores_features else None
         self.features: StoredFeatures | None = None
 

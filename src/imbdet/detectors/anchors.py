@@ -10,9 +10,14 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 class Anchors(nn.Module):
     """Anchors of every level, in torchvision's order: level, row, column, then ratio-major shapes.
 
-    torchvision's generator makes anchors in the feature map's dtype, which under bf16 moves most of them, and divides
-    the image by the feature map's size, which at sizes the coarsest stride does not divide gives wrong strides. This
-    one takes the strides as they are; images are padded to a multiple of the coarsest.
+    A level has ceil(side / stride) rows and columns, as convolutions and pooling of stride 2 round up, and cell i lies
+    at i * stride, where its features are centred. So a place of an image has the same anchors however it is padded.
+    detectron2 does the same.
+
+    torchvision's generator agrees where every stride divides the padded image. Where one does not, it takes
+    side // cells for the stride: of 320 pixels P7 has 3 cells, which it puts 106 pixels apart instead of 128, so that
+    anchors leave their features by up to 44 pixels. It also makes anchors in the feature map's dtype, which under bf16
+    moves most of them.
     """
 
     def __init__(self, sizes: Sequence[Sequence[float]], ratios: Sequence[float], strides: Sequence[int]) -> None:
@@ -31,23 +36,16 @@ class Anchors(nn.Module):
 
     def counts(self, height: int, width: int) -> list[int]:
         """Number of anchors of each level for a padded image."""
-        return [(height // s) * (width // s) * self.per_location for s in self.strides]
+        return [-(-height // s) * -(-width // s) * self.per_location for s in self.strides]
 
     def forward(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return [A, 4] fp32 xyxy pixels and [A] int64 levels for a padded image of ``height`` x ``width``.
-
-        Raises:
-            ValueError: a size that the coarsest stride does not divide.
-        """
+        """Return [A, 4] fp32 xyxy pixels and [A] int64 levels for a padded image of ``height`` x ``width``."""
         key = (height, width, self.shapes.device)
         if key not in self._cache:
             self._cache[key] = self._make(height, width)
         return self._cache[key]
 
     def _make(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        coarsest = max(self.strides)
-        if height % coarsest or width % coarsest:
-            raise ValueError(f"image of {height}x{width}: pad both sides to a multiple of {coarsest}")
         device = self.shapes.device
         boxes, levels = [], []
         for level, (stride, shapes) in enumerate(zip(self.strides, self.shapes.float(), strict=True)):

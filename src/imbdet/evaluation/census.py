@@ -65,7 +65,7 @@ def count(split: Split, model: Detector) -> dict[str, Any]:
             }
             for i, stride in enumerate(model.anchors.strides)
         ],
-        "foreground_share": (totals[:, 0].sum() / totals.sum()).item(),
+        "foreground_share": totals[:, 0].sum().item() / totals.sum().item(),
         "classes": _classes(annotations, by_class),
     }
 

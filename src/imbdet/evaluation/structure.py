@@ -8,7 +8,7 @@ from torch import Tensor
 from imbdet.detectors import Detector
 from imbdet.detectors.faster_rcnn import FasterRCNN
 from imbdet.detectors.retinanet import RetinaNet
-from imbdet.settings import Network
+from imbdet.settings import PADDING, Network
 
 
 def describe(settings: Network, model: Detector) -> dict[str, Any]:
@@ -17,8 +17,8 @@ def describe(settings: Network, model: Detector) -> dict[str, Any]:
     Shapes come from a run of the network on one blank image of the study's largest size, padded.
     """
     anchors = model.anchors
-    stride, lowest = anchors.strides[-1], anchors.strides[0].bit_length() - 1
-    height, width = (-(-side // stride) * stride for side in (settings.short_side, settings.long_side))
+    lowest = anchors.strides[0].bit_length() - 1
+    height, width = (-(-side // PADDING) * PADDING for side in (settings.short_side, settings.long_side))
     with torch.no_grad():
         image = torch.zeros(1, 3, height, width)
         stages = model.backbone.eval().levels(image)
