@@ -12,7 +12,7 @@ from imbdet.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
-NAMES = ("methods", "focal_loss", "evaluation", "intervals")
+NAMES = ("methods", "focal_loss", "evaluation", "intervals", "training_step")
 RECORDS = [ROOT / "results" / "benchmarks" / f"{name}.json" for name in NAMES]
 TARGET = 3  # times the first of the group
 
@@ -79,6 +79,21 @@ FOCAL = """
 """
 
 
+TRAINING_STEP = """
+## A training step beside torchvision's
+
+`python benchmarks/training_step.py`: RetinaNet on ResNet-50-FPN with the same weights, images and boxes, from separate
+images to new weights. {machine} {repetitions} turns; processor times. Channels last is the layout in memory in which
+this project trains; smallest and largest ratio of a turn in brackets. bf16 is faster where the processor has
+instructions for it.
+
+"""
+RATIOS = {
+    "fp32": "times torchvision's, channels last",
+    "fp32, as it comes": "times torchvision's, as it comes",
+    "bf16 over fp32": "bf16, times fp32",
+}
+
 EVALUATION = """
 ## Evaluation
 
@@ -121,7 +136,13 @@ def main() -> None:
     write_text(PAGE, page(*(json.loads(path.read_text(encoding="utf-8")) for path in RECORDS)))
 
 
-def page(methods: dict[str, Any], focal: dict[str, Any], evaluation: dict[str, Any], intervals: dict[str, Any]) -> str:
+def page(
+    methods: dict[str, Any],
+    focal: dict[str, Any],
+    evaluation: dict[str, Any],
+    intervals: dict[str, Any],
+    training_step: dict[str, Any],
+) -> str:
     """The page's text. Each argument is the record of the script of that name (``focal_loss.py``)."""
     parts = [HEAD, METHODS.format(**methods["settings"], machine=_machine(methods))]
     for title, about in GROUPS.items():
@@ -129,6 +150,10 @@ def page(methods: dict[str, Any], focal: dict[str, Any], evaluation: dict[str, A
         parts.append(heading + _methods_table(methods, title))
     parts.append(_over(methods))
     parts.append(FOCAL.format(**focal["settings"], machine=_machine(focal)) + _focal_table(focal))
+    highest = max(load for result in training_step["results"] for load in result["load_average"])
+    machine = _machine(training_step | {"load_average": highest})
+    about = TRAINING_STEP.format(**training_step["settings"], machine=machine)
+    parts.append(about + _training_step_table(training_step))
     machine = _machine(evaluation, ("pycocotools", "faster-coco-eval"))
     about = EVALUATION.format(**evaluation["settings"], machine=machine, target=EVALUATION_TARGET)
     parts.append(about + _evaluation_table(evaluation))
@@ -173,6 +198,15 @@ def _focal_table(record: dict[str, Any]) -> str:
         for name, median in result["median_ms"].items():
             rest = result["speed_up"][name], result["extra_memory"][name], result["first_call_s"][name]
             lines.append([_place(result), name, f"{median:.1f}", *(f"{value:.2f}" for value in rest)])
+    return _table(lines)
+
+
+def _training_step_table(record: dict[str, Any]) -> str:
+    lines = [["images", "padded to", "this project, s", *RATIOS.values()]]
+    for result in record["results"]:
+        padded = " x ".join(map(str, result["padded"]))
+        ratios = [f"{r['median']:.2f} ({r['least']:.2f} to {r['most']:.2f})" for r in map(result["ratios"].get, RATIOS)]
+        lines.append([result["scene"], padded, f"{result['median_s']['imbdet']:.2f}", *ratios])
     return _table(lines)
 
 
