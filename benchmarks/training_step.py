@@ -34,7 +34,7 @@ from imbdet.detectors.backbones import build_backbone
 from imbdet.detectors.retinanet import RetinaNet
 from imbdet.files import write_json
 from imbdet.methods import build_method
-from imbdet.settings import PADDING
+from imbdet.settings import Backbone, PADDING
 from imbdet.training.record import hardware, versions
 
 RECORD = Path("results/benchmarks/training_step.json")
@@ -63,7 +63,7 @@ def torchvision_network() -> nn.Module:
 
 def our_network() -> RetinaNet:
     """This project's, with torchvision's weights."""
-    backbone = build_backbone("resnet50", pretrained=False, fpn_channels=256, p6_source="p5")
+    backbone = build_backbone(Backbone(name="resnet50", weights="none", frozen="none"), (3, 7), "p5", fpn_channels=256)
     anchors = Anchors(SIZES, [0.5, 1.0, 2.0], (8, 16, 32, 64, 128))
     network = RetinaNet(backbone, CLASSES, anchors, MaxIoUAssigner(0.5, 0.4, "argmax"), build_method(FOCAL))
     network.load_state_dict(torchvision_network().state_dict())

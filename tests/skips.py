@@ -19,6 +19,8 @@ OF_REAL_IMAGES = (
     "tests/data/test_lvis_source.py::test_an_excerpt_of_the_real_annotations",
     "tests/data/test_subset.py::test_real_images_one_by_one",
     "tests/data/test_validation_command.py::test_official_annotations_and_images_go_through",
+    "tests/data/test_voc_source.py::test_the_archive_of_blood_cells_from_a_mirror",
+    "tests/data/test_voc_source.py::test_the_mirror_of_real_photographs",
     "tests/evaluation/test_lvis_ap.py",
 )
 # Start of a test's id, and whether the test may be skipped here.

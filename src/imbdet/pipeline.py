@@ -396,7 +396,7 @@ def _check_sources(path: Path, paths: Sequence[Path]) -> None:
 
 def _check_addresses(where: Callable[[str], Path], data: Data) -> None:
     """Refuse a password in an address: DVC copies the values of a study to its lock file, which is in Git."""
-    for key in ("base_url", "annotations_url", "proxy"):
+    for key in ("base_url", "annotations_url", "url", "proxy"):
         address = getattr(data, key, None) or ""
         if address != without_secrets(address):
             file = where(f"data.{key}")

@@ -6,8 +6,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -87,7 +88,7 @@ class Section(BaseModel):
         return section
 
 
-Rules = Literal["coco", "lvis"]  # of an evaluation
+Rules = Literal["coco", "lvis", "voc"]  # of an evaluation; VOC's beside COCO's
 Refused = Literal["error", "drop"]
 Counted = Literal["ignore", "drop", "error"]
 Cut = Literal["clip", "error", "drop", "ignore"]
@@ -167,6 +168,14 @@ class Validation(Section):
     ] = 0.01
 
 
+class VocValidation(Validation):
+    """The same for VOC, whose objects marked ``difficult`` are by its rules neither right nor wrong."""
+
+    marked: Annotated[
+        Literal["crowd", "drop", "error"], Field(description=Validation.model_fields["marked"].description)
+    ] = "crowd"
+
+
 class Source(Section):
     """What every source of data has: the folder it is prepared in, and the policy on its defects."""
 
@@ -177,6 +186,8 @@ class Source(Section):
     @property
     def rules(self) -> Rules:
         """By whose rules detections are evaluated, while training and afterwards: the source alone says it."""
+        if self.source in ("voc2007", "voc_format"):
+            return "voc"
         return "lvis" if self.source in ("lvis_v1", "lvis_format") else "coco"
 
 
@@ -217,78 +228,220 @@ class ShapesData(Source):
         return self
 
 
-class Subset(Section):
-    """Some images of each split: their ids, or how many; :func:`imbdet.data.subset.choose` says which those are."""
+Images = Integer | tuple[Integer, ...] | Literal["all"]
 
-    train: Integer | tuple[Integer, ...]
-    val: Integer | tuple[Integer, ...]
+
+class Subset(Section):
+    """Some images of each split: their ids, how many, or all; :func:`imbdet.data.subset.choose` says which those are.
+
+    A subset of fewer images is a part of every larger one.
+    """
+
+    train: Images
+    val: Images
 
     @model_validator(mode="after")
     def _some_images(self) -> "Subset":
         for split in ("train", "val"):
             wanted = getattr(self, split)
             if isinstance(wanted, int) and wanted < 1:
-                raise ValueError(f"{split} is {wanted}; expected a number of images, at least 1, or a list of ids")
+                raise ValueError(f"{split} is {wanted}; expected a number of images, at least 1, a list of ids, or all")
             if isinstance(wanted, tuple) and not 0 < len(wanted) == len(set(wanted)):
                 raise ValueError(f"{split} is a list of {len(wanted)} ids; expected at least one, each once")
         return self
 
 
+def _check_addresses(section: Section, *keys: str) -> None:
+    for key in keys:
+        address = getattr(section, key, None)
+        if address is not None and not address.startswith(("http://", "https://")):
+            raise ValueError(f"{key} does not start with http:// or https://")  # not shown: it may hold a password
+
+
 class DownloadedData(Source):
-    """Images of COCO 2017 from its server, as whole archives or, for a subset, one by one.
+    """A data set from the server that publishes it.
 
     ``proxy`` and ``checksums`` say how to download, not what: they may change and are in no record; the hashes of the
-    archives are. A password does not belong in a study, which is in Git: set HTTP_PROXY and HTTPS_PROXY in the
+    archives are. The hashes that are published are built in, so that a mirror whose archives are others has to say so
+    by ``checksums``. A password does not belong in a study, which is in Git: set HTTP_PROXY and HTTPS_PROXY in the
     environment instead of ``proxy``. Should an address hold one all the same, no record does.
     """
 
-    base_url: Url = "http://images.cocodataset.org"
+    base_url: Url
     proxy: Annotated[str | None, Field(exclude=True, description="for http and https")] = None
     checksums: Annotated[
-        dict[str, Sha256], Field(exclude=True, description="SHA-256 that archives must have, by their names")
+        dict[str, Sha256],
+        Field(exclude=True, description="SHA-256 that archives must have, by their names, in place of the published"),
     ] = {}
     subset: Subset | None = None
-    archives: ClassVar[tuple[str, ...]] = ("train2017.zip", "val2017.zip")
+    published: ClassVar[dict[str, tuple[str, ...]]]  # hashes by archive, SHA-256 and, where there is one, MD5
+
+    def expected(self, archive: str) -> tuple[str, ...]:
+        """The hashes that an archive of this name must have."""
+        given = self.checksums.get(archive)
+        return (given,) if given else self.published[archive]
 
     @model_validator(mode="after")
     def _addresses_and_names(self) -> "DownloadedData":
-        for key in ("base_url", "annotations_url", "proxy"):
-            address = getattr(self, key, None)
-            if address is not None and not address.startswith(("http://", "https://")):
-                raise ValueError(f"{key} does not start with http:// or https://")  # not shown: it may hold a password
+        _check_addresses(self, "base_url", "annotations_url", "proxy")
         for name in self.checksums:
-            if name not in self.archives:
-                raise ValueError(f"checksums names {name!r}; the archives are {', '.join(self.archives)}")
+            if name not in self.published:
+                raise ValueError(f"checksums names {name!r}; the archives are {', '.join(self.published)}")
         return self
 
 
+COCO_IMAGES: dict[str, tuple[str, ...]] = {
+    "train2017.zip": ("69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",),
+    "val2017.zip": ("4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",),
+}
+
+
 class Coco2017Data(DownloadedData):
-    """COCO 2017 as it is published (:mod:`imbdet.data.published`)."""
+    """COCO 2017 as it is published (:mod:`imbdet.data.published`), as whole archives or, for a subset, one by one."""
 
     source: Literal["coco2017"]
-    archives: ClassVar[tuple[str, ...]] = ("annotations_trainval2017.zip", *DownloadedData.archives)
+    base_url: Url = "http://images.cocodataset.org"
+    published: ClassVar[dict[str, tuple[str, ...]]] = {
+        "annotations_trainval2017.zip": ("113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",),
+        **COCO_IMAGES,
+    }
 
 
 class LvisData(DownloadedData):
     """LVIS v1 as it is published: its annotations, COCO's images (:mod:`imbdet.data.published`)."""
 
     source: Literal["lvis_v1"]
+    base_url: Url = "http://images.cocodataset.org"
     annotations_url: Url = "https://dl.fbaipublicfiles.com/LVIS"
-    archives: ClassVar[tuple[str, ...]] = ("lvis_v1_train.json.zip", "lvis_v1_val.json.zip", *DownloadedData.archives)
+    published: ClassVar[dict[str, tuple[str, ...]]] = {
+        "lvis_v1_train.json.zip": (),
+        "lvis_v1_val.json.zip": (),
+        **COCO_IMAGES,
+    }
 
 
-class CocoFormatData(Source):
-    """An archive or folder in COCO's format: ``train/``, ``val/``, ``annotations/instances_{train,val}.json``.
+class Voc2007Data(DownloadedData):
+    """PASCAL VOC 2007 as it is published: trained on trainval, evaluated on test (:mod:`imbdet.data.voc`)."""
+
+    source: Literal["voc2007"]
+    base_url: Url = "https://thor.robots.ox.ac.uk/pascal/VOC"
+    validation: VocValidation = VocValidation()
+    published: ClassVar[dict[str, tuple[str, ...]]] = {
+        "VOCtrainval_06-Nov-2007.tar": (
+            "7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508",
+            "c52e279531787c972589f7e41ab4ae64",
+        ),
+        "VOCtest_06-Nov-2007.tar": (
+            "6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892",
+            "b6e924de25625d8de591ea690078ad9f",
+        ),
+    }
+
+
+def _is_unset(value: Any) -> bool:
+    return value is None
+
+
+class FormatData(Source):
+    """Files of a known layout: an archive or folder, or an archive or single files on a server.
+
+    ``path`` is on this machine. ``url`` with ``sha256`` is an archive; ``url`` with ``manifest`` is a folder on a
+    server, and the manifest a file on this machine with a line ``SHA-256  NAME`` for each of its files, as sha256sum
+    writes it. Downloads are kept in the data folder. ``proxy`` as in :class:`DownloadedData`.
+    """
+
+    path: Annotated[Place | None, Field(exclude_if=_is_unset)] = None
+    url: Annotated[Url | None, Field(exclude_if=_is_unset)] = None
+    sha256: Sha256 | None = None
+    manifest: Annotated[Place | None, Field(exclude_if=_is_unset)] = None
+    proxy: Annotated[str | None, Field(exclude=True, description="for http and https")] = None
+    subset: Annotated[Subset | None, Field(exclude_if=_is_unset)] = None
+
+    @property
+    def archive_name(self) -> str:
+        """The name that ``url`` has for an archive; empty where it has none."""
+        return PurePosixPath(unquote(urlsplit(self.url or "").path)).name
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "FormatData":
+        _check_addresses(self, "url", "proxy")
+        if (self.path is None) == (self.url is None):
+            raise ValueError("expected either path, an archive or folder on this machine, or url, an address")
+        if self.url is None:
+            if self.manifest is not None or self.proxy is not None:
+                raise ValueError("manifest and proxy are for a url, but path is on this machine; remove them")
+        elif (self.sha256 is None) == (self.manifest is None):
+            raise ValueError("url needs either sha256, of an archive, or manifest, a file of names and their SHA-256")
+        elif self.manifest is None and not re.fullmatch(r"\w[\w.+ -]*", self.archive_name):
+            raise ValueError(f"url ends with {self.archive_name!r}; expected the name of an archive, such as mine.zip")
+        return self
+
+
+class CocoFormatData(FormatData):
+    """COCO's format: ``train/``, ``val/``, ``annotations/instances_{train,val}.json``.
 
     As ``lvis_format`` its annotations have the keys of LVIS, and it is evaluated by the rules of LVIS.
     """
 
     source: Literal["coco_format", "lvis_format"]
-    path: Place
-    sha256: Sha256 | None = None
 
 
-Data = Annotated[ShapesData | Coco2017Data | LvisData | CocoFormatData, Field(discriminator="source")]
+class Splits(Section):
+    """How images are split: by the lists ``ImageSets/Main/NAME.txt``, or a share of all, drawn by a seed."""
+
+    train: Annotated[str | None, Field(description="name of a list, without .txt")] = None
+    val: Annotated[str | None, Field(description="name of a list, without .txt")] = None
+    val_share: Annotated[float | None, Field(gt=0, lt=1, description="of the images with annotations")] = None
+    seed: Integer | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Splits":
+        given = {key for key, value in self if value is not None}
+        if given not in ({"train", "val"}, {"val_share", "seed"}):
+            raise ValueError("expected either train and val, names of lists in ImageSets/Main, or val_share and seed")
+        for key in ("train", "val"):
+            name = getattr(self, key)
+            if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
+                raise ValueError(f"{key} is {name!r}; expected the name of a list in ImageSets/Main, without .txt")
+        if self.train is not None and self.train == self.val:
+            raise ValueError(f"train and val are both {self.train!r}: nothing would be left to judge by")
+        return self
+
+
+class VocFormatData(FormatData):
+    """The layout of PASCAL VOC: ``Annotations/``, ``JPEGImages/``, ``ImageSets/Main/`` (:mod:`imbdet.data.voc`).
+
+    The folder that holds them may lie deeper, such as ``VOCdevkit/VOC2012``.
+    """
+
+    source: Literal["voc_format"]
+    splits: Splits
+    classes: Annotated[
+        tuple[str, ...] | None,
+        Field(min_length=1, description="in the order of their labels; without, all names that there are, sorted"),
+    ] = None
+    corners: Annotated[
+        Literal["one_based", "zero_based", "edges"],
+        Field(
+            description="one_based as VOC's: first pixel 1, xmax and ymax inside the box; zero_based: first pixel 0, "
+            "else alike; edges: border of the image 0, width xmax - xmin"
+        ),
+    ] = "one_based"
+    validation: VocValidation = VocValidation()
+
+    @model_validator(mode="after")
+    def _classes_are_told_apart(self) -> "VocFormatData":
+        for name in self.classes or ():
+            if not is_line(name) or name != name.strip():
+                raise ValueError(f"classes has {name!r}; expected lines of text without blanks at their ends")
+        if self.classes and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes names one more than once")
+        return self
+
+
+Data = Annotated[
+    ShapesData | Coco2017Data | LvisData | Voc2007Data | CocoFormatData | VocFormatData, Field(discriminator="source")
+]
 
 
 class Anchors(Section):

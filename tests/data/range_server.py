@@ -5,6 +5,7 @@ import zipfile
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,14 @@ class Server:
         self.send(request, 206 if start else 200, content[start:], fault, shown)
 
     def find(self, path: str) -> bytes | None:
-        file = self.folder / path.lstrip("/")
+        name = unquote(path.partition("?")[0]).lstrip("/")
+        file = self.folder / name
         if file.is_file():
             return file.read_bytes()
         for archive in self.archives:
             with zipfile.ZipFile(archive) as members:
-                if path.lstrip("/") in members.namelist():
-                    return members.read(path.lstrip("/"))
+                if name in members.namelist():
+                    return members.read(name)
         return None
 
     def send(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mirror import checksums
 from PIL import Image
 from prepared import coco_format, content, run, state, zipped
 from promises import refused
@@ -168,19 +169,22 @@ def test_an_archive_that_was_downloaded_and_replaced_is_read_again(
     make_study: MakeStudy, shared: Path, serve: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     server = serve(shared / "data" / "coco-mirror")
-    source = {"source": "coco2017", "folder": "data", "base_url": server.url}
+    hashes = checksums(server.folder)
+    source = {"source": "coco2017", "folder": "data", "base_url": server.url, "checksums": hashes}
     manifest = run(make_study(source))
     requests = len(server.requests)
     archive = Path("data/archives/val2017.zip")
     with refused(rf"val2017.zip has sha256 {manifest['archives']['val2017.zip']}, but data.checksums says 0000"):
-        run(make_study(source | {"checksums": {"val2017.zip": "0" * 64}}))
+        run(make_study(source | {"checksums": hashes | {"val2017.zip": "0" * 64}}))
     first = Path("data/val/000000000139.jpg").read_bytes()
     swapped = tmp_path / "swapped"
     shutil.unpack_archive(archive, swapped)
     names = sorted(path.name for path in (swapped / "val2017").iterdir())
     (swapped / "val2017" / names[0]).write_bytes(first + b"\0")
     zipped(swapped, archive)
-    now = run(make_study(source))
+    with refused(rf"val2017.zip has sha256 {sha256(archive)}, but data.checksums says {hashes['val2017.zip']}"):
+        run(make_study(source))
+    now = run(make_study(source | {"checksums": hashes | {"val2017.zip": sha256(archive)}}))
     assert now["archives"]["val2017.zip"] == sha256(archive) != manifest["archives"]["val2017.zip"]
     assert Path("data/val", names[0]).read_bytes() == first + b"\0"
     assert len(server.requests) == requests

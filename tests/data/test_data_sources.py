@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 import yaml
+from mirror import checksums
 from PIL import Image
 from prepared import coco_format, content, run, state, zipped
 from promises import refused, said
 from range_server import RIGHT, Fault, Server
+from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from imbdet.__main__ import main
 from imbdet.config import Study
+from imbdet.data.published import Archives
 from imbdet.files import sha256
+from imbdet.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeStudy = Callable[..., Study]
@@ -275,8 +279,9 @@ def test_a_corrupt_archive_is_named(make_study: MakeStudy, tmp_path: Path) -> No
         run(make_study(coco_format(Path("some.zip"))))
 
 
-def coco2017(server: Server) -> dict[str, str]:
-    return {"source": "coco2017", "folder": "data", "base_url": server.url}
+def coco2017(server: Server) -> dict[str, Any]:
+    hashes = checksums(server.folder)
+    return {"source": "coco2017", "folder": "data", "base_url": server.url, "checksums": hashes}
 
 
 @GOES_ON
@@ -304,6 +309,32 @@ def test_coco_2017_from_a_mirror(shared: Path, make_study: MakeStudy, serve: Cal
         Path("data", name).unlink()  # the archives of images are not needed for the annotations
     assert run(study) == manifest
     assert len(server.requests) == requests
+
+
+PUBLISHED = {
+    "coco2017": ["annotations_trainval2017.zip", "train2017.zip", "val2017.zip"],
+    "lvis_v1": ["train2017.zip", "val2017.zip"],
+    "voc2007": ["VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"],
+}
+
+
+@pytest.mark.promise("A mirror with other content than the published archives has to say so", "fault")
+@pytest.mark.parametrize(("source", "archive"), [(s, archive) for s, names in PUBLISHED.items() for archive in names])
+def test_published_hashes_are_built_in(make_study: MakeStudy, source: str, archive: str) -> None:
+    """A file of another content lies where the archive is downloaded to."""
+    Path("data/archives").mkdir(parents=True)
+    Path("data/archives", archive).write_bytes(b"another")
+    data = make_study({"source": source, "folder": "data"}).data
+    with refused(r"archives/.* has sha256 .*, but the published one \(of a mirror .*\) has [0-9a-f]{64}; remove"):
+        Archives(data, Layout("test", "data", 1)).get(f"http://127.0.0.1:9/{archive}")
+
+
+def test_the_md5_of_voc_are_torchvisions(make_study: MakeStudy) -> None:
+    data = make_study({"source": "voc2007", "folder": "data"}).data
+    for key in ("2007", "2007-test"):
+        official = DATASET_YEAR_DICT[key]
+        assert data.expected(official["filename"])[1:] == (official["md5"],)
+        assert official["url"] == f"{data.base_url}/voc2007/{official['filename']}"
 
 
 @pytest.mark.promise("COCO 2017 arrives whole from a server with every kind of fault", "fault")

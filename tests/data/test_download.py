@@ -1,6 +1,7 @@
 """Downloads from a server that cuts, stalls, refuses, lies and sends rubbish."""
 
 import errno
+import hashlib
 import os
 import resource
 import shutil
@@ -61,7 +62,7 @@ def begun(target, content):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Nobody looks at hash or CRCs, which would find a mixed file in the end, after all of it has arrived."""
-    monkeypatch.setattr("imbdet.data.download._damage", lambda part, expected: None)
+    monkeypatch.setattr("imbdet.data.download._damage", lambda part, expected, said: None)
 
 
 def ranges(server):
@@ -277,13 +278,21 @@ def test_a_damaged_part_of_an_earlier_run_is_not_believed(server, archive, targe
 def test_a_known_hash_is_checked_also_after_a_cut(server, archive, target):
     found = sha256(archive)
     server.faults = [Fault(cut=CHUNK), Fault()]
-    assert get(server, target, expected=found) == found
+    assert get(server, target, expected=[found]) == found
     with refused(rf"some.zip has sha256 {found}, but data.checksums says 0000"):
-        get(server, target, expected="0" * 64)
+        get(server, target, expected=["0" * 64])
     target.unlink()
     with refused(rf"arrived damaged twice \(sha256 {found}, but data.checksums says 0000"):
-        get(server, target, expected="0" * 64)
+        get(server, target, expected=["0" * 64])
     assert not list(target.parent.iterdir())
+
+
+@VERIFIED
+def test_all_known_hashes_are_checked_and_a_short_one_is_md5(server, archive, target):
+    right, md5 = sha256(archive), hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    with refused(rf"arrived damaged twice \(md5 {md5}, but data.checksums says 0000"):
+        get(server, target, expected=[right, "0" * 32])
+    assert get(server, target, expected=[right, md5]) == right
 
 
 @EXPLAINED

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from mirror import LVIS_CATEGORIES, jpeg, lvis_image, lvis_mirror, write_zip
+from mirror import LVIS_CATEGORIES, checksums, jpeg, lvis_image, lvis_mirror, write_zip
 from prepared import run, state
 from promises import refused
 from range_server import Fault
@@ -23,6 +23,7 @@ def server(tmp_path, serve):
 
 
 def lvis(server, **more):
+    more["checksums"] = checksums(server.folder) | more.get("checksums", {})
     return {"source": "lvis_v1", "folder": "data", "base_url": server.url, "annotations_url": f"{server.url}/", **more}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mirror import coco_mirror, lvis_mirror
+from mirror import checksums, coco_mirror, lvis_mirror
 from prepared import run as prepare
 from studies import merged
 
@@ -39,7 +39,8 @@ def test_a_study_takes_a_step(tmp_path, serve, monkeypatch, name, experiment):
     addresses = {key: server.url for key in raw["data"] if key.endswith("_url")}
     subset = {"subset": {"train": 4, "val": 2}} if name == "coco-subset" else {}
     detectors = dict.fromkeys(raw["detectors"], SMALL)
-    changed = merged(raw, {"data": addresses | subset, "detectors": detectors, "train": ONE_STEP})
+    hashes = {"checksums": checksums(server.folder)}
+    changed = merged(raw, {"data": addresses | hashes | subset, "detectors": detectors, "train": ONE_STEP})
     study = parse_study(changed, name, f"{name}.yaml")
     assert prepare(study)["splits"]["val"]["images"] == {"coco": 3, "coco-subset": 2, "lvis": 2}[name]
     layout = Layout.of(study)

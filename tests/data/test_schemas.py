@@ -17,7 +17,7 @@ FILES = {
     "bytes": (b"\xff\xfe\x00", r"is not valid JSON"),
     "digits": (b'{"id": ' + b"9" * 5000 + b"}", r"is not valid JSON .*; restore it, or remove it and make it again"),
     "nested": (b"[" * 200_000, r"nests too deeply"),
-    "VOC": (b"<annotation>\n<folder>VOC2007</folder>", r"is not valid JSON .*looks like Pascal VOC's XML; convert it"),
+    "VOC": (b"<annotation>\n<folder>VOC2007</folder>", r"looks like Pascal VOC's XML; data.source voc_format reads it"),
     "VOC with a head": (b'<?xml version="1.0"?>\n<annotation verified="yes">', r"looks like Pascal VOC's XML"),
     "XML": (b"<?xml version='1.0'?><boxes/>", r"looks like XML"),
     "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", r"looks like a web page"),

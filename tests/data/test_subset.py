@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mirror import coco_mirror, jpeg
+from mirror import checksums, coco_mirror, jpeg
 from PIL import Image
 from prepared import run, state
 from promises import refused
@@ -36,7 +36,9 @@ def server(tmp_path, serve):
 
 
 def coco(server, **subset):
-    return {"source": "coco2017", "folder": "data", "base_url": server.url, "subset": {"train": 4, "val": 2} | subset}
+    hashes = {"checksums": {name: value for name, value in checksums(server.folder).items() if "annotations" in name}}
+    place = {"source": "coco2017", "folder": "data", "base_url": server.url}
+    return place | hashes | {"subset": {"train": 4, "val": 2} | subset}
 
 
 def images(folder="data"):
@@ -82,7 +84,7 @@ WRONG = {
         "data.subset.train is 7, but .*instances_train2017.json has 6 images; ask for",
     ),
     "an unknown id": ({"val": [139, 9, 10]}, "data.subset.val names 2 images that .*val2017.json lacks, first id 9"),
-    "none": ({"train": 0}, "subset: train is 0; expected a number of images, at least 1, or a list of ids"),
+    "none": ({"train": 0}, "subset: train is 0; expected a number of images, at least 1, a list of ids, or all"),
     "fewer than none": ({"val": -3}, "subset: val is -3; expected"),
     "an empty list": ({"val": []}, "subset: val is a list of 0 ids; expected at least one, each once"),
     "an id twice": ({"train": [9, 25, 9]}, "subset: train is a list of 3 ids; expected at least one, each once"),

@@ -177,13 +177,18 @@ def test_folders_are_plain_paths(path):
         Pipeline(write(Path(path) / "mine.yaml", {}))
 
 
-ADDRESSES = {"base_url": "http://me:hush@some.host", "proxy": "http://hush@proxy.host:3128"}
+ADDRESSES = {
+    "base_url": "http://me:hush@some.host",
+    "proxy": "http://hush@proxy.host:3128",
+    "url": "http://me:hush@some.host/mine.zip",
+}
 
 
 @SECRETS
 @pytest.mark.parametrize(("key", "address"), ADDRESSES.items(), ids=ADDRESSES)
 def test_a_password_in_an_address_is_refused_and_not_shown(key, address):
-    raw = yaml.safe_load(TINY.read_text()) | {"data": {"source": "coco2017", "folder": "data/mine", key: address}}
+    source = {"source": "coco_format", "sha256": "0" * 64} if key == "url" else {"source": "coco2017"}
+    raw = yaml.safe_load(TINY.read_text()) | {"data": {"folder": "data/mine", key: address, **source}}
     Path("mine.yaml").write_text(yaml.safe_dump(raw))
     with refused(r"mine\.yaml: data\.\w+ holds a user's name or password, .*HTTPS_PROXY") as error:
         Pipeline(Path("mine.yaml"))

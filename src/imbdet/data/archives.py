@@ -67,6 +67,24 @@ def read_member(path: Path, name: str) -> bytes:
             return file.read()
 
 
+def member_names(path: Path) -> list[str]:
+    """List the files of an archive, in its order. Raises :class:`UserError` where it is absent or not sound."""
+    with _members(path) as members:
+        checked, listing = tee(members)
+        _chosen(path, checked, ())
+        return [member.name for member in listing]
+
+
+def read_members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """Return those files of an archive that it has, by name; errors as of :func:`read_member`."""
+    with _members(path) as members:
+        found = {}
+        for name, member in _chosen(path, members, names).items():
+            with member.open() as file:
+                found[name] = file.read()
+        return found
+
+
 def _instead(name: str, names: list[str]) -> str:
     """Say what an archive holds in place of a file, for people."""
     for found in names:

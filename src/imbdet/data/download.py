@@ -4,12 +4,14 @@ With ``requests`` alone: pooch, which verifies as well, cannot go on with a file
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -32,8 +34,8 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
 CHUNK = 1 << 16  # bytes written at a time; a connection that breaks loses less than one chunk
 BUSY = {408, 425, 429}  # answers, beside 500 and above, that another attempt may mend
 HINTS = {
-    401: "check data.base_url, and whether the server wants a password",
-    403: "check data.base_url, and whether the server wants a password or you a proxy (data.proxy)",
+    401: "check {address}, and whether the server wants a password",
+    403: "check {address}, and whether the server wants a password or you a proxy (data.proxy)",
     407: "check user and password of the proxy, in data.proxy or HTTP_PROXY and HTTPS_PROXY",
 }
 _UNUSABLE = (
@@ -45,6 +47,17 @@ _UNUSABLE = (
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Said:
+    """What messages about a download name: the study's key for the address, and who says the hash."""
+
+    address: str = "data.base_url"
+    hash: str = "data.checksums says"
+
+
+COCO_SERVER = Said()
+
+
 class _Interrupted(Exception):
     """A failure that another attempt may mend, after ``pause`` seconds if the server asks for them."""
 
@@ -53,21 +66,37 @@ class _Interrupted(Exception):
         self.pause = pause
 
 
-def fetch(url: str, target: Path, proxy: str | None = None, expected: str | None = None) -> str:
-    """Download a zip archive to ``target``, unless it is there, and return its SHA-256 in hexadecimal.
+def fetch(
+    url: str,
+    target: Path,
+    proxy: str | None = None,
+    expected: Sequence[str] = (),
+    said: Said = COCO_SERVER,
+    bar: bool = True,
+) -> str:
+    """Download a file to ``target``, unless it is there, and return its SHA-256 in hexadecimal.
 
     Bytes go to ``target.part`` first, where an interrupted download, of this run or of an earlier one, goes on if the
-    server still has the same file. The file gets its name once its size and its hash ``expected`` are right or, without
-    a hash, the CRC of every member; what arrives damaged is fetched once more. A study's ``proxy`` goes before those of
-    the environment. Raises :class:`UserError` where the server refuses, stays out of reach for :data:`ATTEMPTS`
-    attempts or sends a damaged file, where another process is at the same download, and where the disk is full.
+    server still has the same file. The file gets its name once its size and its hashes are right; what arrives damaged
+    is fetched once more.
+
+    Args:
+        proxy: goes before those of the environment.
+        expected: hashes that the file must have, SHA-256 or MD5 in hexadecimal. Without any it must be a zip archive,
+            and the CRC of every member is checked.
+        said: what messages name.
+        bar: whether the progress is shown.
+
+    Raises:
+        UserError: the server refuses, stays out of reach for :data:`ATTEMPTS` attempts or sends a damaged file;
+            another process is at the same download; the disk is full.
     """
     if not target.exists():
         part = target.with_name(f"{target.name}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _held(part) as file:
-                _receive_whole(url, file, proxy, expected)
+                _receive_whole(url, file, proxy, expected, said, bar)
                 os.replace(part, target)
                 _origin(part).unlink(missing_ok=True)
         except OSError as error:
@@ -76,13 +105,10 @@ def fetch(url: str, target: Path, proxy: str | None = None, expected: str | None
                 f"{without_secrets(url)}: {part} cannot be written ({error.strerror}), {kept} bytes of it are kept; "
                 "free some space or set data.folder to another disk, then run the command again"
             ) from None
-    found = sha256(target)
-    if expected not in (None, found):
-        raise UserError(
-            f"{target} has sha256 {found}, but data.checksums says {expected}; remove it to fetch it again, "
-            "or correct the study"
-        )
-    return found
+    wrong = _wrong_hash(target, expected, said)
+    if wrong:
+        raise UserError(f"{target} has {wrong}; remove it to fetch it again, or correct the study")
+    return sha256(target)
 
 
 def fetch_small(url: str, largest: int, proxy: str | None = None) -> bytes:
@@ -90,7 +116,7 @@ def fetch_small(url: str, largest: int, proxy: str | None = None) -> bytes:
 
     def attempt() -> bytes:
         content = bytearray()
-        with _get(url, {}, proxy) as response:
+        with _get(url, {}, proxy, COCO_SERVER) as response:
             for chunk in response.iter_content(CHUNK):
                 content += chunk
                 if len(content) > largest:
@@ -99,7 +125,7 @@ def fetch_small(url: str, largest: int, proxy: str | None = None) -> bytes:
                     )
         return bytes(content)
 
-    return _persist(url, attempt, "")
+    return _persist(url, attempt, "", COCO_SERVER)
 
 
 @contextmanager
@@ -116,15 +142,17 @@ def _held(part: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _receive_whole(url: str, file: IO[bytes], proxy: str | None, expected: str | None) -> None:
+def _receive_whole(
+    url: str, file: IO[bytes], proxy: str | None, expected: Sequence[str], said: Said, bar: bool
+) -> None:
     """Fill the part until it is whole and undamaged; a second damaged one is removed and refused."""
     part = Path(file.name)
     kept = f"what has arrived is kept in {part}: run the command again, or "
     for _ in range(2):
-        _persist(url, lambda: _receive(url, file, proxy), kept)
+        _persist(url, lambda: _receive(url, file, proxy, said, bar), kept, said)
         file.flush()
         os.fsync(file.fileno())
-        damage = _damage(part, expected)
+        damage = _damage(part, expected, said)
         if damage is None:
             return
         file.truncate(0)
@@ -132,30 +160,30 @@ def _receive_whole(url: str, file: IO[bytes], proxy: str | None, expected: str |
     _origin(part).unlink(missing_ok=True)
     raise UserError(
         f"{without_secrets(url)} arrived damaged twice ({damage}); it was removed: run the command again, or check "
-        "data.base_url, data.checksums and data.proxy"
+        f"{said.address}, the hash and data.proxy"
     )
 
 
-def _persist(url: str, attempt: Callable[[], T], kept: str) -> T:
+def _persist(url: str, attempt: Callable[[], T], kept: str, said: Said) -> T:
     """The result of the first attempt that is not interrupted, with longer and longer pauses between them."""
     for number in range(ATTEMPTS):
         try:
             return attempt()
         except _UNUSABLE as error:
-            raise UserError(without_secrets(f"{url}: {error}; check data.base_url and data.proxy")) from None
+            raise UserError(without_secrets(f"{url}: {error}; check {said.address} and data.proxy")) from None
         except (_Interrupted, requests.RequestException) as error:
             problem, pause = str(error), max(PAUSE * 2**number, getattr(error, "pause", 0.0))
         if number + 1 < ATTEMPTS:
             time.sleep(min(pause, LONGEST_PAUSE))
     raise UserError(
         without_secrets(
-            f"{url}: {problem} ({ATTEMPTS} attempts); {kept}check data.base_url, data.proxy and the network"
+            f"{url}: {problem} ({ATTEMPTS} attempts); {kept}check {said.address}, data.proxy and the network"
         )
     )
 
 
 @contextmanager
-def _get(url: str, headers: dict[str, str], proxy: str | None) -> Iterator[requests.Response]:
+def _get(url: str, headers: dict[str, str], proxy: str | None, said: Said) -> Iterator[requests.Response]:
     """An answer with a file, or a part of it (206), or none of it (416)."""
     headers = {"Accept-Encoding": "identity", **headers}
     proxies = {"http": proxy, "https": proxy} if proxy else None
@@ -165,12 +193,12 @@ def _get(url: str, headers: dict[str, str], proxy: str | None) -> Iterator[reque
         if status in BUSY or status >= 500:
             raise _Interrupted(answer, _retry_after(response))
         if status not in (200, 206, 416):
-            hint = HINTS.get(status, "check data.base_url, and that the server has this file")
+            hint = HINTS.get(status, "check {address}, and that the server has this file").format(address=said.address)
             raise UserError(f"{without_secrets(url)}: {answer}; {hint}")
         if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
             raise UserError(
                 f"{without_secrets(url)}: the server answered with a web page in place of the file; "
-                "check data.base_url, data.proxy and whether the network wants a login"
+                f"check {said.address}, data.proxy and whether the network wants a login"
             )
         yield response
 
@@ -186,7 +214,7 @@ def _retry_after(response: requests.Response) -> float:
         return 0.0
 
 
-def _receive(url: str, file: IO[bytes], proxy: str | None) -> None:
+def _receive(url: str, file: IO[bytes], proxy: str | None, said: Said, bar: bool) -> None:
     """One attempt: append to the part where the server can go on with the same file, start over where it cannot."""
     file.flush()
     part = Path(file.name)
@@ -195,7 +223,7 @@ def _receive(url: str, file: IO[bytes], proxy: str | None) -> None:
     headers = {"Range": f"bytes={have}-"} if have else {}
     if have and origin.get("version"):
         headers["If-Range"] = origin["version"]
-    with _get(url, headers, proxy) as response:
+    with _get(url, headers, proxy, said) as response:
         total = _total(response)
         status = response.status_code
         if status == 416 and total == have and not _another(origin, response, total=None):
@@ -208,11 +236,13 @@ def _receive(url: str, file: IO[bytes], proxy: str | None) -> None:
         require_space(part.parent, (total or 0) - start, f"downloading {without_secrets(url)}")
         if not start:
             write_json(_origin(part), {"version": _version(response), "size": total})
-        bar = tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None)
-        with bar:
+        shown = tqdm(
+            desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None if bar else True
+        )
+        with shown:
             for chunk in response.iter_content(CHUNK):
                 start += file.write(chunk)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
     if total not in (None, start):
         raise _Interrupted(f"the connection ended after {start} of {total} bytes")
 
@@ -248,14 +278,24 @@ def _total(response: requests.Response) -> int | None:
     return int(whole) if whole.isdigit() else None
 
 
-def _damage(part: Path, expected: str | None) -> str | None:
-    """What is wrong with a whole file: its hash or, where that is unknown, the CRC of a member."""
-    if expected is not None:
-        found = sha256(part)
-        return None if found == expected else f"sha256 {found}, but data.checksums says {expected}"
+def _damage(part: Path, expected: Sequence[str], said: Said) -> str | None:
+    """What is wrong with a whole file: a hash or, where none is known, the CRC of a member."""
+    if expected:
+        return _wrong_hash(part, expected, said)
     try:
         with zipfile.ZipFile(part) as archive:
             member = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
         return f"no zip file: {error}"
     return f"member {member} has a wrong CRC" if member else None
+
+
+def _wrong_hash(path: Path, expected: Sequence[str], said: Said) -> str | None:
+    """Name the first hash that a file should have and has not; its length tells its kind."""
+    for wanted in expected:
+        kind = "md5" if len(wanted) == 32 else "sha256"
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, kind).hexdigest()
+        if found != wanted:
+            return f"{kind} {found}, but {said.hash} {wanted}"
+    return None

@@ -38,7 +38,7 @@ def find(table: Table, policy: Validation, rules: Rules) -> Findings:
         policy: how many pixels a box may reach out of its image through rounding, and what is left out.
         rules: by which detections are evaluated; those of LVIS read LVIS's keys, which are a defect otherwise.
     """
-    federated = _of_lvis_keys(table) if rules == "coco" else {}
+    federated = _of_lvis_keys(table) if rules != "lvis" else {}
     images = {**_of_image_ids(table), **_of_image_marks(table)}
     return {**_of_categories(table), **images, **_of_annotations(table), **_of_boxes(table, policy), **federated}
 

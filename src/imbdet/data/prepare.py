@@ -18,12 +18,12 @@ from imbdet.config import Study
 from imbdet.data import polygons, shapes, sources
 from imbdet.data.coco import Annotations, read_annotations, read_json
 from imbdet.data.report import as_table
-from imbdet.data.source_files import archive_hashes, image_hashes, source_hashes
+from imbdet.data.source_files import archive_hashes, image_hashes, source_hashes, source_paths
 from imbdet.data.validate import validate
 from imbdet.errors import UserError
 from imbdet.files import sha256, write_json, write_text
 from imbdet.layout import SPLITS, Layout
-from imbdet.settings import CocoFormatData, Data, DownloadedData
+from imbdet.settings import Data, DownloadedData, FormatData
 
 Record = dict[str, Any]
 COMPLETE = {"settings", "source", "manifest", "validation", "images", "files"}  # keys of a stamp
@@ -65,10 +65,10 @@ def _refuse_folders(data: Data, layout: Layout) -> None:
             raise UserError(
                 f"{folder} is a file, expected a folder for prepared data; set data.folder to another place"
             )
-    if not isinstance(data, CocoFormatData) or not Path(data.path).is_dir():
+    if not isinstance(data, FormatData) or data.path is None or not Path(data.path).is_dir():
         return
     source = Path(data.path)
-    read = {path.resolve() for path in (source, *(source / split for split in SPLITS))}
+    read = {path.resolve() for path in (source, *source_paths(data))}
     images = {layout.images(split).resolve() for split in SPLITS}
     if any(_is_below(folder.resolve(), read) for folder in written) or any(_is_below(path, images) for path in read):
         raise UserError(
@@ -84,7 +84,7 @@ def _is_below(path: Path, folders: set[Path]) -> bool:
 def _settings(data: Data) -> Record:
     """What the files of the images follow from: for generated ones also the code that draws them."""
     settings = data.model_dump(mode="json", exclude={"validation", "sha256"})
-    if isinstance(data, CocoFormatData):
+    if isinstance(data, FormatData) and data.path is not None:
         settings["path"] = os.path.normpath(data.path)
     if data.source == "shapes":
         settings["code"] = [sha256(Path(str(module.__file__))) for module in (seeding, polygons, shapes)]
@@ -120,9 +120,12 @@ def _still_holds(stamp: Record, data: Data, source: dict[str, str], layout: Layo
     if not stamp.keys() >= COMPLETE or image_hashes(layout) != stamp["files"]:
         return False
     archives = stamp["manifest"]["archives"]
+    if not _agree(archive_hashes(archives, layout), archives):
+        return False
     if isinstance(data, DownloadedData):
-        return _agree(archive_hashes(archives, layout), archives) and _agree(data.checksums, archives)
-    if isinstance(data, CocoFormatData) and data.sha256 not in (None, *archives.values()):
+        wanted = {name: data.expected(name) for name in archives}
+        return _agree({name: hashes[0] for name, hashes in wanted.items() if hashes}, archives)
+    if isinstance(data, FormatData) and data.sha256 not in (None, *archives.values()):
         return False
     return source == stamp["source"] or (not source and bool(archives))
 
@@ -178,7 +181,7 @@ def _manifest(data: Data, layout: Layout, archives: dict[str, str], images: Reco
     shares = sides / train.sizes[train.objects.images][:, ::-1]
     return {
         # Where the files lie on this machine is nobody else's business: the manifest is equal wherever it is made.
-        "source": data.model_dump(mode="json", exclude={"folder", "path"}),
+        "source": data.model_dump(mode="json", exclude={"folder", "path", "manifest"}),
         "archives": archives,
         "splits": {name: _split_record(split, layout, name, images[name]) for name, split in splits.items()},
         "categories": [{"id": int(i), "name": n} for i, n in zip(categories.ids, categories.names, strict=True)],

@@ -6,12 +6,13 @@ from typing import Any
 
 from imbdet.data.archives import read_member, unpack
 from imbdet.data.coco import parse_json, write_annotations
-from imbdet.data.download import fetch
+from imbdet.data.download import Said, fetch
 from imbdet.data.subset import RemoteImage, choose, fetch_images, records
 from imbdet.errors import UserError
 from imbdet.layout import SPLITS, Layout
 from imbdet.settings import DownloadedData, LvisData
 
+AS_PUBLISHED = Said(hash="the published one (of a mirror with other content, data.checksums names the hash) has")
 COCO_NAME = re.compile(r"(train|val)2017/\d{12}\.jpg$")
 
 
@@ -21,29 +22,31 @@ def make(data: DownloadedData, layout: Layout, with_images: bool) -> dict[str, s
     Archives are kept in ``archives/`` of the data folder; once all is prepared they may be removed. Returns the SHA-256
     of each by name. Raises :class:`UserError` where a server or an archive fails, and for a subset that is none.
     """
-    archives = _Archives(data, Path(layout.data_folder) / "archives")
+    archives = Archives(data, layout)
     images = [_write_annotations(data, archives, layout, split) for split in SPLITS]
     for of_split in images if with_images else ():
         _make_images(data, archives, of_split)
     return archives.hashes
 
 
-class _Archives:
-    """Archives that are downloaded when asked for."""
+class Archives:
+    """Archives that are downloaded when asked for. hashes: SHA-256 by name, of those that were."""
 
-    def __init__(self, data: DownloadedData, folder: Path) -> None:
+    def __init__(self, data: DownloadedData, layout: Layout) -> None:
         self.data = data
-        self.folder = folder
+        self.folder = Path(layout.data_folder) / "archives"
         self.hashes: dict[str, str] = {}
 
     def get(self, url: str) -> Path:
+        """Download an archive, unless it is there, and check its hashes."""
         path = self.folder / url.rpartition("/")[2]
         if path.name not in self.hashes:
-            self.hashes[path.name] = fetch(url, path, self.data.proxy, self.data.checksums.get(path.name))
+            said = Said() if path.name in self.data.checksums else AS_PUBLISHED
+            self.hashes[path.name] = fetch(url, path, self.data.proxy, self.data.expected(path.name), said)
         return path
 
 
-def _write_annotations(data: DownloadedData, archives: _Archives, layout: Layout, split: str) -> list[RemoteImage]:
+def _write_annotations(data: DownloadedData, archives: Archives, layout: Layout, split: str) -> list[RemoteImage]:
     """Write the annotations of a split and return its images. All else of their file, which is large, is let go."""
     url, member = _annotations(data, split)
     archive = archives.get(url)
@@ -71,7 +74,7 @@ def _annotations(data: DownloadedData, split: str) -> tuple[str, str]:
     return archive, f"annotations/instances_{split}2017.json"
 
 
-def _make_images(data: DownloadedData, archives: _Archives, images: list[RemoteImage]) -> None:
+def _make_images(data: DownloadedData, archives: Archives, images: list[RemoteImage]) -> None:
     """Write images: of a subset one by one, otherwise out of COCO's archives."""
     base_url = data.base_url.rstrip("/")
     if data.subset is not None:

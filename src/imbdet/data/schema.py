@@ -7,7 +7,7 @@ from typing import Any
 _NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 _YOLO = re.compile(rf"\s*\d+(?:[ \t]+{_NUMBER}){{4,}}[ \t]*(?:\r?\n|$)")
 _HEADS = (
-    (re.compile(r"(?:<\?xml[^>]*>\s*)?<annotation\b"), "Pascal VOC's XML; convert it to COCO's format"),
+    (re.compile(r"(?:<\?xml[^>]*>\s*)?<annotation\b"), "Pascal VOC's XML; data.source voc_format reads it"),
     (re.compile(r"<(?:!doctype\s+)?html", re.IGNORECASE), "a web page, which servers send in place of a file"),
     (re.compile(r"<\?xml"), "XML; convert it to COCO's format"),
     (re.compile(r"PK\x03\x04|\x1f\x8b"), "an archive; unpack it"),

@@ -9,11 +9,13 @@ from typing import Any
 from imbdet.errors import UserError
 from imbdet.files import sha256, write_json
 from imbdet.layout import SPLITS, Layout
-from imbdet.settings import CocoFormatData, Data
+from imbdet.settings import Data, FormatData, VocFormatData
 
 SOURCE_CACHE = ".source-hashes.json"
 ARCHIVE_CACHE = ".archive-hashes.json"
 IMAGE_CACHE = ".image-hashes.json"
+VOC_FOLDERS = ("Annotations", "JPEGImages")  # of one folder; its lists of images are optional
+DEPTH = 3  # folders above that one, as in TrainVal/VOCdevkit/VOC2011
 
 
 def annotation_file(split: str) -> Path:
@@ -21,12 +23,22 @@ def annotation_file(split: str) -> Path:
     return Path("annotations") / f"instances_{split}.json"
 
 
+def voc_roots(folder: Path) -> list[Path]:
+    """Find the folders of VOC's layout in a folder, sorted: itself, or those below it."""
+    found, level = list[Path](), [folder]
+    for _ in range(DEPTH + 1):
+        found += [path for path in level if all((path / name).is_dir() for name in VOC_FOLDERS)]
+        inner = (child for path in level if path not in found for child in path.iterdir())
+        level = [path for path in inner if path.is_dir() and not path.name.startswith(".")]
+    return sorted(found)
+
+
 def source_paths(data: Data) -> list[Path]:
     """List the files and folders that the data are read from; none for generated or downloaded data.
 
     Returns:
-        The archive, or the annotation files and image folders of both splits and all folders that these link to, into
-        which DVC does not look.
+        The archive, the manifest of a download, or the annotation files and image folders of both splits and all
+        folders that these link to, into which DVC does not look.
     """
     own = _own_paths(data)
     found = [Path(parent, name) for path in own for parent, names, _ in _walk(path) for name in names]
@@ -35,11 +47,16 @@ def source_paths(data: Data) -> list[Path]:
 
 def _own_paths(data: Data) -> list[Path]:
     """The same without linked folders, which a walk through the others enters."""
-    if not isinstance(data, CocoFormatData):
+    if not isinstance(data, FormatData):
         return []
+    if data.path is None:
+        return [Path(data.manifest)] if data.manifest else []
     root = Path(data.path)
     if not root.is_dir():
         return [root]
+    if isinstance(data, VocFormatData):
+        names = (*VOC_FOLDERS, *(f"ImageSets/Main/{name}.txt" for name in (data.splits.train, data.splits.val) if name))
+        return [found / name for found in voc_roots(root) for name in names]
     return [*(root / annotation_file(split) for split in SPLITS), *(root / split for split in SPLITS)]
 
 

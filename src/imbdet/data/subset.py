@@ -1,10 +1,10 @@
-"""A subset of a published data set: which images, and how they are fetched one by one."""
+"""A subset of a data set: which images, and how those of a server are fetched one by one."""
 
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
@@ -32,18 +32,20 @@ class RemoteImage(NamedTuple):
     size: tuple[int, int]
 
 
-def choose(content: Any, split: str, wanted: int | Sequence[int], where: Path) -> Any:
+def choose(content: Any, split: str, wanted: int | Sequence[int] | Literal["all"], where: Path) -> Any:
     """Reduce the content of an annotation file to some images and their annotations; all else stays as it is.
 
     Args:
         content: in COCO's format, read from ``where``.
         split: "train" or "val".
-        wanted: ids of images, or how many: the first when they are ordered by the SHA-256 of ``split/id``, such as
-            ``train/9``. That depends on nothing but the ids, and a smaller subset is a part of every larger one.
+        wanted: ids of images, "all", or how many: the first when they are ordered by the SHA-256 of ``split/id``, such
+            as ``train/9``. That depends on nothing but the ids, and a smaller subset is a part of every larger one.
 
     Raises:
         UserError: more images than there are, or ids that are not in the file.
     """
+    if isinstance(wanted, str):
+        return content
     images = records(content, "images", where)
     ids = [record["id"] for record in images]
     if isinstance(wanted, int):
