@@ -19,7 +19,7 @@ from imbdet.training import validation
 
 STUDY = Path(__file__).parents[1] / "pipeline" / "tiny.yaml"
 PATH = {"path": "archive.zip"}
-SOURCES = {"coco_format": PATH, "lvis_format": PATH, "lvis_v1": {}, "coco2017": {}}
+SOURCES = {"coco_format": PATH, "lvis_format": PATH, "lvis_v1": {}, "coco2017": {}, "voc2007": {}}
 BY_LVIS = {"lvis_format", "lvis_v1"}
 
 

@@ -6,6 +6,7 @@ detections (1, 10, 100) is per image *and class*, and a class without ground-tru
 
 import contextlib
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from imbdet.config import Study
 from imbdet.data.coco import read_annotations, read_json
-from imbdet.evaluation import lvis_ap
+from imbdet.evaluation import lvis_ap, voc_ap
 from imbdet.evaluation.averages import (
     COUNT_IOUS,
     Evaluation,
@@ -36,8 +37,8 @@ AR_LIMITS = (1, 10, 100)
 def run(study: Study, layout: Layout, experiment: str) -> None:
     """Evaluate an experiment's detections on the val split: write ``evaluation.json`` and ``precision_recall.csv``.
 
-    By the rules of LVIS (:mod:`imbdet.evaluation.lvis_ap`) where those are the data's; see
-    :attr:`imbdet.settings.Source.rules`.
+    By the rules of LVIS (:mod:`imbdet.evaluation.lvis_ap`) where those are the data's, and with the AP of VOC besides
+    (:mod:`imbdet.evaluation.voc_ap`) where they are of its format; see :attr:`imbdet.settings.Source.rules`.
     """
     chosen = study.experiment(experiment)
     path = layout.annotations("val")
@@ -49,6 +50,10 @@ def run(study: Study, layout: Layout, experiment: str) -> None:
         result = lvis_ap.evaluate(truth, detections, settings.operating_score)
     else:
         result = evaluate(truth, detections, settings.operating_score, settings.detections_per_image)
+    if study.data.rules == "voc":
+        means, rows = voc_ap.evaluate(truth, detections)
+        by_class = [row | more for row, more in zip(result.metrics["per_class"], rows, strict=True)]
+        result = replace(result, metrics={**result.metrics, **means, "per_class": by_class})
     record = {
         "study": study.name,
         "experiment": experiment,

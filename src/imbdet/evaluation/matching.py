@@ -27,6 +27,7 @@ from imbdet.evaluation.detections import Detections
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 _DEFAULTS = Params(iouType="bbox")
 IOUS: Floats = _DEFAULTS.iouThrs

@@ -8,8 +8,11 @@ from imbdet.figures.records import Record, class_names, read_json
 from imbdet.report.runs import Class, Group, Run, class_of
 from imbdet.report.tables import Cell, Column, Table, number, percent
 
-# All that an evaluation may hold (COCO or LVIS), in the order in which it is shown; what none holds is left out.
-METRICS = ("AP", "AP50", "AP75", "AP90", "AP_rare", "AP_common", "AP_frequent", "AR_1", "AR_10", "AR_100", "AR_300")
+# All that an evaluation may hold (COCO, LVIS or VOC), in the order in which it is shown; what none holds is left out.
+METRICS = (
+    *("AP", "AP50", "AP75", "AP90", "VOC_AP", "VOC_AP11", "AP_rare", "AP_common", "AP_frequent"),
+    *("AR_1", "AR_10", "AR_100", "AR_300"),
+)
 SIZES = ("AP_small", "AP_medium", "AP_large", "AR_small", "AR_medium", "AR_large")
 SPECIAL = ("false_positive", "false_negative")
 MANY = 20  # classes that still are columns
