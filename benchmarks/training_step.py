@@ -34,7 +34,7 @@ from imbdet.detectors.backbones import build_backbone
 from imbdet.detectors.retinanet import RetinaNet
 from imbdet.files import write_json
 from imbdet.methods import build_method
-from imbdet.settings import Backbone, PADDING
+from imbdet.settings import PADDING, Backbone
 from imbdet.training.record import hardware, versions
 
 RECORD = Path("results/benchmarks/training_step.json")
