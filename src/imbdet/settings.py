@@ -384,6 +384,14 @@ class CocoFormatData(FormatData):
     """
 
     source: Literal["coco_format", "lvis_format"]
+    held_out: Annotated[
+        Count | None,
+        Field(
+            exclude_if=_is_unset,
+            description="training images to validate on, which are not trained on; the val split of the source is not "
+            "read, so that nothing is chosen by the images that results are reported on",
+        ),
+    ] = None
 
 
 class Splits(Section):

@@ -13,7 +13,7 @@ from imbdet.data import published, shapes, voc
 from imbdet.data.coco import parse_json, write_annotations
 from imbdet.data.places import open_place
 from imbdet.data.source_files import annotation_file
-from imbdet.data.subset import choose
+from imbdet.data.subset import choose, hold_out
 from imbdet.layout import SPLITS, Layout
 from imbdet.settings import CocoFormatData, Data, DownloadedData, ShapesData, Voc2007Data, VocFormatData
 
@@ -47,12 +47,15 @@ def _make_shapes(data: ShapesData, layout: Layout, with_images: bool) -> dict[st
 def _make_coco(data: CocoFormatData, layout: Layout, with_images: bool) -> dict[str, str]:
     place, hashes = open_place(data, layout)
     for split in SPLITS:
-        name = annotation_file(split)
+        read = "train" if data.held_out else split
+        name = annotation_file(read)
         where = place.path / name
         content = parse_json(place.read(name.as_posix(), COCO_LAYOUT), where)
+        if data.held_out:
+            content = hold_out(content, split, data.held_out, where)
         if data.subset is not None:
             content = choose(content, split, getattr(data.subset, split), where)
         annotations = write_annotations(layout.annotations(split), content, where)
         if with_images:
-            place.put(layout.images(split), {image: f"{split}/{image}" for image in annotations.file_names})
+            place.put(layout.images(split), {image: f"{read}/{image}" for image in annotations.file_names})
     return hashes

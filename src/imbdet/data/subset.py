@@ -57,7 +57,29 @@ def choose(content: Any, split: str, wanted: int | Sequence[int] | Literal["all"
     unknown = sorted(kept.difference(ids))
     if unknown:
         raise UserError(f"data.subset.{split} names {len(unknown)} images that {where} lacks, first id {unknown[0]}")
-    boxes = records(content, "annotations", where)
+    return _keep(content, kept, where)
+
+
+def hold_out(content: Any, split: str, count: int, where: Path) -> Any:
+    """Divide the content of the training split's annotation file into images to train on and images held out.
+
+    Args:
+        content: in COCO's format, read from ``where``.
+        split: "train" for the images that are trained on, "val" for those that are held out.
+        count: images to hold out: the first when they are ordered by the SHA-256 of ``held-out/id``.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    ids = [record["id"] for record in records(content, "images", where)]
+    if count >= len(ids):
+        raise UserError(f"data.held_out is {count}, but {where} has {len(ids)} images; hold out fewer")
+    ids.sort(key=lambda i: hashlib.sha256(f"held-out/{i}".encode()).digest())
+    return _keep(content, set(ids[:count] if split == "val" else ids[count:]), where)
+
+
+def _keep(content: Any, kept: set[int], where: Path) -> Any:
+    images, boxes = records(content, "images", where), records(content, "annotations", where)
     return content | {
         "images": [record for record in images if record["id"] in kept],
         "annotations": [record for record in boxes if record.get("image_id") in kept],
