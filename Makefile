@@ -68,8 +68,9 @@ record: env ## write down a finished run for DVC and Git
 	python -m imbdet.pipeline config/$(STUDY).yaml
 	dvc commit --force --quiet $(PIPELINE)
 
-restore: env ## after a clone and dvc pull: make the images again and have Snakemake accept the files
+restore: env ## after a clone and dvc pull: make images and features again and have Snakemake accept the files
 	python -m imbdet data config/$(STUDY).yaml
+	python -m imbdet features config/$(STUDY).yaml
 	@dvc status --quiet $(PIPELINE) || { dvc status $(PIPELINE); \
 		echo "error: these files differ from the recorded run: dvc pull $(PIPELINE), or dvc repro $(PIPELINE)" >&2; exit 1; }
 	$(SNAKEMAKE) --touch --forceall --quiet all -- all

@@ -5,7 +5,7 @@ from snakemake.exceptions import WorkflowError
 
 from imbdet import figures
 from imbdet.errors import UserError
-from imbdet.pipeline import Pipeline, has_gpu, select_study
+from imbdet.pipeline import Pipeline, has_gpu, network_inputs, select_study
 from imbdet.runs import claim, end_together
 
 try:

@@ -14,7 +14,7 @@ from imbdet.training.launch import left_to_parent, share_out
 # Command: the function behind it, and what its NAME is.
 COMMANDS = {
     "data": ("imbdet.data.prepare:prepare", None, "make or fetch the data set and check the study"),
-    "features": ("imbdet.detectors.store_features:run", "detector", "compute the features of a frozen backbone, once"),
+    "features": ("imbdet.detectors.store_features:run", "detector", "compute the features of frozen backbones, once"),
     "census": ("imbdet.evaluation.census:run", "detector", "count foreground, background and ignored anchors"),
     "train": ("imbdet.training.run:run", "experiment", "train one experiment, or resume it"),
     "replay": ("imbdet.training.replay:run", "experiment", "repeat the step at which a loss was not finite"),
@@ -41,7 +41,8 @@ def main() -> None:
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("study", help="path of the study, such as config/demo.yaml")
         if name:
-            sub.add_argument("name", metavar=name.upper())
+            many = "?" if command == "features" else None  # by default all detectors
+            sub.add_argument("name", metavar=name.upper(), nargs=many)
         sub.add_argument("--condition", default="", help="one of a sweep's, such as base")
         if name == "experiment":
             sub.add_argument("--seed", type=int, help="one of the study's, by default the first")

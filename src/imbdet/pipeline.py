@@ -27,7 +27,7 @@ from imbdet.data.source_files import source_hashes, source_paths
 from imbdet.errors import UserError
 from imbdet.files import write_text
 from imbdet.layout import SPLITS, Layout
-from imbdet.settings import Data
+from imbdet.settings import Data, Detector
 from imbdet.sources import sources
 from imbdet.study_file import load_study
 from imbdet.urls import without_secrets
@@ -255,13 +255,14 @@ class Pipeline:
         """The files and folders that a data job reads."""
         return self._sources[wildcards.get("condition", "")]
 
-    def features_of(self, wildcards: Any) -> list[Path]:
-        """The record of the features that a job's detector reads, where they are stored."""
-        return self.features_of_experiment(wildcards["experiment"], wildcards.get("condition", ""))
+    def network_of(self, wildcards: Any) -> list[Path]:
+        """What a job reads for its network: a file of weights, and the record of stored features."""
+        study = self.study.conditions[wildcards.get("condition", "")]
+        return network_inputs(study, study.experiments[wildcards["experiment"]].detector)
 
-    def features_of_experiment(self, experiment: str, condition: str = "") -> list[Path]:
-        """The record of the features that an experiment's detector reads, where they are stored."""
-        return _features(self.study.conditions[condition], experiment)
+    def weights_of(self, wildcards: Any) -> list[Path]:
+        """The file of weights that a job's backbone begins with, where it is one of the user's."""
+        return _weights(self.study.detectors[wildcards["detector"]])
 
     def all_detections(self, wildcards: Any) -> list[Path]:
         """The detections of all runs, in a sweep those of the job's condition."""
@@ -284,12 +285,14 @@ class Pipeline:
         outputs = [train, val, manifest, at.validation, at.validation_table]
         yield Step("data", "", self._sources[condition], outputs, condition)
         for detector in study.feature_stores:
-            yield Step("features", detector, [train, val, manifest], [at.features_record(detector)], condition)
+            inputs = [train, val, manifest, *_weights(study.detectors[detector])]
+            yield Step("features", detector, inputs, [at.features_record(detector)], condition)
         for name, seed in product(study.experiments, study.seeds):
-            run, where, features = at.at_seed(seed), (condition, seed), _features(study, name)
+            run, where = at.at_seed(seed), (condition, seed)
+            network = network_inputs(study, study.experiments[name].detector)
             outputs = [run.weights(name), run.training(name), run.loss_curve(name)]
-            yield Step("train", name, [train, manifest, *features], outputs, *where)
-            yield Step("detect", name, [run.weights(name), val, manifest, *features], [run.detections(name)], *where)
+            yield Step("train", name, [train, manifest, *network], outputs, *where)
+            yield Step("detect", name, [run.weights(name), val, manifest, *network], [run.detections(name)], *where)
             outputs = [run.evaluation(name), run.precision_recall(name)]
             yield Step("evaluate", name, [run.detections(name), val], outputs, *where)
         if study.intervals:
@@ -300,21 +303,37 @@ class Pipeline:
         at, report = self.layout, self.study.report
         train, val, manifest = at.annotations("train"), at.annotations("val"), at.manifest
         for name in self.study.detectors:
-            yield Step("census", name, [train, manifest], [at.census(name), at.structure(name)])
+            inputs = [train, manifest, *_weights(self.study.detectors[name])]
+            yield Step("census", name, inputs, [at.census(name), at.structure(name)])
         for name in self.study.experiments:
             outputs = [at.candidates(name), at.method_loss(name), at.gradient_shares(name)]
-            inputs = [at.weights(name), val, manifest, *_features(self.study, name)]
+            inputs = [
+                at.weights(name),
+                val,
+                manifest,
+                *network_inputs(self.study, self.study.experiments[name].detector),
+            ]
             yield Step("inspect", name, inputs, outputs, seed=self.study.seed)
         if self.study.intervals:  # of COCO's AP, as the errors are
             for name, seed in product(self.study.experiments, self.study.seeds):
                 run = at.at_seed(seed)
                 yield Step("errors", name, [run.detections(name), val], [run.errors(name)], seed=seed)
         for name in report.funnel:
-            inputs = [at.weights(name), train, manifest, *_features(self.study, name)]
+            inputs = [
+                at.weights(name),
+                train,
+                manifest,
+                *network_inputs(self.study, self.study.experiments[name].detector),
+            ]
             yield Step("funnel", name, inputs, [at.funnel])
         for name in report.cumulative_loss:
             outputs = [at.logits(name), at.cumulative_loss(name)]
-            inputs = [at.weights(name), val, manifest, *_features(self.study, name)]
+            inputs = [
+                at.weights(name),
+                val,
+                manifest,
+                *network_inputs(self.study, self.study.experiments[name].detector),
+            ]
             yield Step("loss_samples", name, inputs, outputs, seed=self.study.seed)
         yield Step("examples", "", [*map(at.detections, report.detections), val, manifest], [at.examples])
 
@@ -363,11 +382,15 @@ def _name(wildcards: Any) -> str:
     return name
 
 
-def _features(study: Study, experiment: str) -> list[Path]:
-    """The record of the features that an experiment's detector reads, where they are stored."""
-    detector = study.detector(experiment)
-    same = [name for name in study.feature_stores if study.detectors[name].features == detector.features]
-    return [Layout.of(study).features_record(name) for name in same]
+def network_inputs(study: Study, name: str) -> list[Path]:
+    """List what a detector reads besides data: the file of its backbone's weights, the record of stored features."""
+    detector = study.detectors[name]
+    same = [known for known in study.feature_stores if study.detectors[known].features == detector.features]
+    return [*_weights(detector), *map(Layout.of(study).features_record, same)]
+
+
+def _weights(detector: Detector) -> list[Path]:
+    return [detector.backbone.file] if detector.backbone.file else []
 
 
 def _all_detections(study: Study) -> list[Path]:

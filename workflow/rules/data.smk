@@ -26,6 +26,7 @@ rule features:
     input:
         annotations=[at.annotations("train"), at.annotations("val")],
         manifest=at.manifest,
+        weights=pipeline.weights_of,
         code=pipeline.code_of("features"),
     output:
         features=at.features_record("{detector}"),
@@ -47,6 +48,7 @@ rule census:
     input:
         annotations=at.annotations("train"),
         manifest=at.manifest,
+        weights=pipeline.weights_of,
         code=pipeline.code_of("census"),
     output:
         census=at.census("{detector}"),

@@ -6,7 +6,7 @@ rule detect:
         weights=at.weights("{experiment}"),
         annotations=at.annotations("val"),
         manifest=at.manifest,
-        features=pipeline.features_of,
+        network=pipeline.network_of,
         code=pipeline.code_of("detect"),
     output:
         detections=at.detections("{experiment}"),
@@ -84,7 +84,7 @@ rule loss_samples:
         weights=at.weights("{experiment}"),
         annotations=at.annotations("val"),
         manifest=at.manifest,
-        features=pipeline.features_of,
+        network=pipeline.network_of,
         code=pipeline.code_of("loss_samples"),
     output:
         logits=at.logits("{experiment}"),
@@ -108,7 +108,7 @@ rule inspect:
         weights=at.weights("{experiment}"),
         annotations=at.annotations("val"),
         manifest=at.manifest,
-        features=pipeline.features_of,
+        network=pipeline.network_of,
         code=pipeline.code_of("inspect"),
     output:
         candidates=at.candidates("{experiment}"),
@@ -136,7 +136,7 @@ if pipeline.study.report.funnel:
             weights=layout.weights(two_stage),
             annotations=layout.annotations("train"),
             manifest=layout.manifest,
-            features=pipeline.features_of_experiment(two_stage),
+            network=network_inputs(pipeline.study, pipeline.study.experiments[two_stage].detector),
             code=pipeline.code("funnel", two_stage),
         output:
             funnel=layout.funnel,

@@ -5,7 +5,7 @@ rule train:
     input:
         annotations=at.annotations("train"),
         manifest=at.manifest,
-        features=pipeline.features_of,
+        network=pipeline.network_of,
         code=pipeline.code_of("train"),
     output:
         weights=at.weights("{experiment}"),

@@ -39,12 +39,16 @@ EVERY = 40  # batches between two notes of how far it is
 MMAP_THRESHOLD, TRIM_THRESHOLD, LARGEST = -3, -1, 2**31 - 1  # malloc.h
 
 
-def run(study: Study, layout: Layout, detector: str) -> None:
-    """Compute the features that a detector trains and is evaluated on, as far as they are missing.
+def run(study: Study, layout: Layout, detector: str | None = None) -> None:
+    """Compute the features that a detector, or each, trains and is evaluated on, as far as they are missing.
 
     A run that was stopped goes on where it was. Raises :class:`UserError` for a detector that the study does not have
     or whose backbone is trained, for a disk without room, and while another process computes the same.
     """
+    if detector is None:
+        for name in study.feature_stores:
+            run(study, layout, name)
+        return
     if detector not in study.detectors:
         raise UserError(f"study {study.name}: no detector {detector!r}; {nearest(detector, study.detectors)}")
     _keep_memory()

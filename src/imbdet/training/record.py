@@ -43,6 +43,8 @@ def origin(study: Study, layout: Layout, experiment: str) -> dict[str, Any]:
         "data_sha256": sha256(layout.manifest),
         "code_sha256": code_sha256(study, experiment),
     }
+    if weights := study.detector(experiment).backbone.file:
+        parts["backbone_sha256"] = sha256(weights)
     result: dict[str, Any] = json.loads(json.dumps(parts))
     return result
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from imbdet.config import STAGES, Study
 from imbdet.data.prepare import prepare
+from imbdet.detectors.store_features import run as store_features
 from imbdet.errors import UserError
 from imbdet.files import sha256
 from imbdet.layout import Layout
@@ -49,7 +50,7 @@ class _Fresh(Layout):
 
 
 def run(path: Path) -> None:
-    """Repeat the training whose record is at ``path``; its data are made first where they are missing.
+    """Repeat the training whose record is at ``path``; its data and features are made first where they are missing.
 
     Prints what differs from that run beforehand: commit, versions, hardware. Raises :class:`UserError` for a file that
     is no record of a training, and where weights or losses differ to the bit, naming where and the likely reasons.
@@ -58,6 +59,7 @@ def run(path: Path) -> None:
     study, experiment = _study(old, path), old["experiment"]
     layout = _Fresh.of(study)
     prepare(study, layout)
+    store_features(study, layout)
     here: dict[str, Any] = {
         "code": record.code(study, experiment),
         "versions": record.versions(),
