@@ -118,3 +118,13 @@ def test_a_record_of_an_earlier_version(record):
     Path(record).write_text(json.dumps(content))
     with refused("it lacks weights_sha256. Train again"):
         rerun.run(record)
+
+
+@BROKEN
+def test_a_record_whose_configuration_has_changed_since(record):
+    """The message names the commit whose code reads it."""
+    content = json.loads(record.read_text())
+    change(record, code=content["code"] | {"commit": "abc123"})
+    set_config(record, detector=content["config"]["detector"] | {"pretrained": False})
+    with refused(r"unknown key 'detectors.detector.pretrained'(.|\n)*that of the record does: git checkout abc123"):
+        rerun.run(record)

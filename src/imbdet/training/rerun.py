@@ -114,9 +114,15 @@ def _study(old: dict[str, Any], path: Path) -> Study:
     experiment = {"label": name, "detector": "detector", "methods": methods}
     raw = UNUSED | config | {"seeds": [seed], "description": f"rerun of {path}", "detectors": {"detector": detector}}
     raw |= {"report": {"precision_recall": [], "detections": []}}
-    return parse_study(
-        raw | {"experiments": {name: experiment}}, name=str(old["study"]).replace("/", "-"), where=f"{path}: config"
-    )
+    try:
+        return parse_study(
+            raw | {"experiments": {name: experiment}}, name=str(old["study"]).replace("/", "-"), where=f"{path}: config"
+        )
+    except UserError as error:
+        raise UserError(
+            f"{error}\nThis version reads no such configuration; that of the record does: git checkout "
+            f"{old['code']['commit']}"
+        ) from None
 
 
 def _first_difference(recorded: Path, repeated: Path) -> str | None:
