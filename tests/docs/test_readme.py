@@ -21,7 +21,8 @@ def test_the_study_with_a_base_is_a_whole_study(tmp_path: Path) -> None:
     """With what the text says of it."""
     text = re.search(r"```yaml\n(base: voc-pilot\n.*?)```", README, re.DOTALL)
     assert text
-    shutil.copy(ROOT / "config" / "voc-pilot.yaml", tmp_path)
+    for name in ("voc-pilot", "coco"):  # the base, and its base
+        shutil.copy(ROOT / "config" / f"{name}.yaml", tmp_path)
     (tmp_path / "voc-small.yaml").write_text(text[1])
     base, study = (load_study(tmp_path / f"{name}.yaml") for name in ("voc-pilot", "voc-small"))
     assert base.experiments.keys() - study.experiments.keys() == {"ce"}
