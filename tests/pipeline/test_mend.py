@@ -69,7 +69,9 @@ def test_no_byte_of_the_lock_file(trained: Project, lock: str) -> None:
 def test_a_part_of_the_lock_file(trained: Project, lock: str, cut_off: str) -> None:
     """DVC itself says nothing and would train again."""
     begin = lock.index(f"  {STAGE}:\n")
-    (trained.folder / "dvc.lock").write_text(lock[: begin if cut_off == "a stage" else (begin + len(lock)) // 2])
+    # At the end of an entry: a part of a hash may be no hash, of which DVC does say something.
+    entry = lock.rindex("    - path: ", begin, (begin + len(lock)) // 2)
+    (trained.folder / "dvc.lock").write_text(lock[: begin if cut_off == "a stage" else entry])
     would_run = trained.run("dvc", "repro", "--dry", STAGE).stdout
     assert f"Running stage '{STAGE}'" in would_run
     assert mended(trained) == []

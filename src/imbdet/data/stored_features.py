@@ -93,7 +93,9 @@ class StoredFeatures:
         if torn := torn_files(self.folder, manifest):
             raise UserError(f"{', '.join(torn)} in {self.folder} are not what was written there; {_REMEDY}")
         names = [name for name in manifest["files"] if name.startswith(f"{split}-")]
-        self._levels: list[NDArray[Any]] = [np.load(self.folder / name, mmap_mode="r") for name in sorted(names)]
+        self._levels: list[NDArray[Any]] = [
+            np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in sorted(names)
+        ]
 
     def read(self, images: NDArray[np.int64], mirrored: Sequence[bool]) -> tuple[Tensor, ...]:
         """Read the levels of B images by position: [B, channels, h, w] fp16 or fp32 each, finest first."""

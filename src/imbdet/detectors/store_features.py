@@ -118,7 +118,7 @@ def _compute(
         done = dict.fromkeys(splits, 0)
     _reserve([array for group in files.values() for array in group], folder)
     for name, split in splits.items():
-        maps = [np.load(folder / array.name, mmap_mode="r+") for array in files[name]]
+        maps = [np.load(folder / array.name, mmap_mode="r+", allow_pickle=False) for array in files[name]]
         starts = range(done[name], len(split), BATCH)
         bar = tqdm(total=len(split), initial=done[name], desc=f"features {name}", unit="image", mininterval=5)
         for number, start in enumerate(starts):

@@ -29,9 +29,10 @@ def data(
 
     def describe(record: records.Record) -> dict[str, Any]:
         detector = records.read_json(layout.training(record["experiment"]))["config"]["detector"]
+        backbone = detector["backbone"]  # older records have its name alone
         return {
             "model": captions.DETECTORS[detector["name"]],
-            "backbone": detector["backbone"],
+            "backbone": backbone["name"] if isinstance(backbone, dict) else backbone,
             "schedule": "own",
             "method": known.get(record["method"]["name"], record["method"]["name"]),
         }
