@@ -61,8 +61,12 @@ class _StudyDumper(yaml.SafeDumper):
         return True
 
 
-_StudyDumper.yaml_implicit_resolvers = {**_StudyLoader.yaml_implicit_resolvers}
+_StudyDumper.yaml_implicit_resolvers = {
+    first: [*known] for first, known in _StudyLoader.yaml_implicit_resolvers.items()
+}
 _StudyDumper.add_implicit_resolver("tag:yaml.org,2002:value", re.compile("=$"), ["="])  # unquoted, DVC refuses it
+# Unquoted, DVC takes texts such as 0_ and ._ for numbers.
+_StudyDumper.add_implicit_resolver("tag:yaml.org,2002:number", re.compile("[-+.0-9_:eE]+$"), [*"-+.0123456789"])
 
 
 def read_values(path: Path) -> dict[str, Any]:

@@ -187,7 +187,7 @@ NESTED = st.recursive(
     max_leaves=8,
 )
 SECTIONS = st.dictionaries(st.sampled_from("abcd"), NESTED, max_size=3)
-HARD = ("1e-2", "off", "null", "", "0o17", "010", "~", "1_0", ".5", "on: #", " a", "12:30", "<<", "=")
+HARD = ("1e-2", "off", "null", "", "0o17", "010", "~", "1_0", ".5", "on: #", " a", "12:30", "<<", "=", "0_", "._")
 TEXTS = st.one_of(st.text(LETTERS), st.sampled_from(HARD))
 
 
