@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from imbdet.data.loader import Sample
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -48,6 +50,18 @@ def seconds(subject: Subject) -> float:
     subject.run()
     subject.wait()
     return time.perf_counter() - began
+
+
+def noise(image_id: int, height: int, width: int, boxes: Tensor, classes: int, random: torch.Generator) -> Sample:
+    """Draw an image of noise, with these [n, 4] fp32 xyxy boxes and a label of each."""
+    return Sample(
+        image=torch.randint(256, (3, height, width), generator=random, dtype=torch.uint8),
+        scale=torch.ones(2),
+        image_id=image_id,
+        boxes=boxes,
+        labels=torch.randint(classes, (len(boxes),), generator=random),
+        ignore=torch.zeros(0, 4),
+    )
 
 
 def take_turns(subjects: dict[str, Subject], repetitions: int) -> dict[str, list[float]]:

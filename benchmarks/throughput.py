@@ -32,7 +32,7 @@ from torchvision.models.resnet import Bottleneck
 from imbdet.config import Study
 from imbdet.data.batch import Batch
 from imbdet.data.facts import Facts
-from imbdet.data.loader import Sample, collate
+from imbdet.data.loader import collate
 from imbdet.data.transforms import fitted_size
 from imbdet.detectors import Detector, build_detector
 from imbdet.files import write_json
@@ -124,16 +124,8 @@ def make_batch(images: int, height: int, width: int, study: Study, experiment: s
     for number in range(images):
         corner = torch.rand(BOXES, 2, generator=random) * (torch.tensor([width, height]) - 330)
         side = 24 + torch.rand(BOXES, 2, generator=random) * 296
-        samples.append(
-            Sample(
-                image=torch.randint(256, (3, height, width), generator=random, dtype=torch.uint8),
-                scale=torch.ones(2),
-                image_id=number,
-                boxes=torch.cat([corner, corner + side], dim=1),
-                labels=torch.randint(CLASSES, (BOXES,), generator=random),
-                ignore=torch.zeros(0, 4),
-            )
-        )
+        boxes = torch.cat([corner, corner + side], dim=1)
+        samples.append(measuring.noise(number, height, width, boxes, CLASSES, random))
     return collate(samples, PADDING, seed=0)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Subject, places
+from measuring import Subject, noise, places
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 
@@ -78,16 +78,8 @@ def make_samples(sizes: Sequence[tuple[int, int]]) -> list[Sample]:
         whole = torch.tensor([width, height])
         side = 16 + torch.rand(BOXES, 2, generator=random) * (whole / 2 - 16)
         corner = torch.rand(BOXES, 2, generator=random) * (whole - side)
-        samples.append(
-            Sample(
-                image=torch.randint(256, (3, height, width), generator=random, dtype=torch.uint8),
-                scale=torch.ones(2),
-                image_id=number,
-                boxes=torch.cat([corner, corner + side], dim=1),
-                labels=torch.randint(CLASSES, (BOXES,), generator=random),
-                ignore=torch.zeros(0, 4),
-            )
-        )
+        boxes = torch.cat([corner, corner + side], dim=1)
+        samples.append(noise(number, height, width, boxes, CLASSES, random))
     return samples
 
 
